@@ -1,0 +1,3 @@
+"""Upshot, a self-hosted event-trigger server."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""The pure part: events, matching, the trigger language, evaluation, templates, outcomes."""

@@ -1,0 +1,42 @@
+"""What an event is, and the short and long forms of its labels."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+Labels = Mapping[str, str]
+
+RESOURCE_ID = "prefect.resource.id"
+RESOURCE_NAME = "prefect.resource.name"
+RESOURCE_ROLE = "prefect.resource.role"
+
+LONG_FORMS = {"id": RESOURCE_ID, "name": RESOURCE_NAME, "role": RESOURCE_ROLE}
+"""Labels that may be written short; stored and shown in the long form."""
+
+OWN_EVENT_PREFIX = "upshot."
+"""Upshot's own events: clients cannot post them, and no catch-all pattern matches them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A stored event. `payload` is the JSON text as the client sent it, read only when needed."""
+
+    id: UUID
+    name: str
+    resource: Labels
+    related: tuple[Labels, ...]
+    payload: str
+    occurred_at: datetime
+    received_at: datetime
+    follows: UUID | None = None
+
+    @property
+    def at(self) -> datetime:
+        """The event's time in every window: nothing has happened after it was received."""
+        return min(self.occurred_at, self.received_at)
+
+
+def long_form(label: str) -> str:
+    """`id` is `prefect.resource.id`, likewise `name` and `role`; all else is itself."""
+    return LONG_FORMS.get(label, label)

@@ -1,0 +1,1 @@
+"""The stages of the line: load, decide in the core, save."""

@@ -1,0 +1,1 @@
+"""The only SQL: schema, log, key state, runs, deployments, API keys, embedded Postgres."""
