@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+import msgspec
+
 Labels = Mapping[str, str]
 
 RESOURCE_ID = "prefect.resource.id"
@@ -40,3 +42,19 @@ class Event:
 def long_form(label: str) -> str:
     """`id` is `prefect.resource.id`, likewise `name` and `role`; all else is itself."""
     return LONG_FORMS.get(label, label)
+
+
+def event_json(event: Event) -> str:
+    """The event as it is shown and sent to runners; the payload's text is exactly what came."""
+    return msgspec.json.encode(
+        {
+            "id": event.id,
+            "event": event.name,
+            "resource": event.resource,
+            "related": event.related,
+            "payload": msgspec.Raw(event.payload.encode()),
+            "occurred": event.occurred_at,
+            "received": event.received_at,
+            "follows": event.follows,
+        }
+    ).decode()

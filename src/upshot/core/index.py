@@ -1,0 +1,117 @@
+"""Which triggers an event may concern, without asking each of ten thousand."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from upshot.core.events import RESOURCE_ID, Event
+from upshot.core.limits import NAMES_RESOLVED_MAX
+from upshot.core.patterns import Pattern
+from upshot.core.triggers import Trigger
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A trigger whose name patterns fit: the event may open it, be expected by it, or both."""
+
+    trigger: Trigger
+    opens: bool
+    expected: bool
+
+
+@dataclass(slots=True)
+class _Resolved:
+    """The candidates of one event name, those that ask for a literal resource id apart."""
+
+    of_any_resource: list[Candidate] = field(default_factory=list)
+    of_resource: dict[str, list[Candidate]] = field(default_factory=lambda: defaultdict(list))
+
+
+class TriggerIndex:
+    """Triggers by event name (exact, prefix, the rest), then by literal resource id."""
+
+    def __init__(self, triggers: Iterable[Trigger] = ()) -> None:
+        self._triggers: dict[UUID, Trigger] = {}
+        self._exact: dict[str, dict[UUID, Trigger]] = defaultdict(dict)
+        self._prefix: dict[str, dict[UUID, Trigger]] = defaultdict(dict)
+        self._rest: dict[UUID, Trigger] = {}
+        self._resolved: dict[str, _Resolved] = {}
+        for trigger in triggers:
+            self.put(trigger)
+
+    def __iter__(self) -> Iterator[Trigger]:
+        return iter(self._triggers.values())
+
+    def __len__(self) -> int:
+        return len(self._triggers)
+
+    def put(self, trigger: Trigger) -> None:
+        """Add the trigger, in place of an earlier version of it."""
+        self.remove(trigger.id)
+        self._triggers[trigger.id] = trigger
+        for bucket in self._buckets(trigger):
+            bucket[trigger.id] = trigger
+        self._resolved.clear()
+
+    def remove(self, trigger_id: UUID) -> None:
+        trigger = self._triggers.pop(trigger_id, None)
+        if trigger is None:
+            return
+        for bucket in self._buckets(trigger):
+            bucket.pop(trigger_id, None)
+        self._resolved.clear()
+
+    def candidates(self, event: Event) -> Iterator[Candidate]:
+        """The triggers whose patterns fit the event's name and that ask for no other resource."""
+        resolved = self._resolved.get(event.name)
+        if resolved is None:
+            resolved = self._resolve(event.name)
+        yield from resolved.of_any_resource
+        if resolved.of_resource:
+            yield from resolved.of_resource.get(event.resource[RESOURCE_ID], ())
+
+    def _resolve(self, name: str) -> _Resolved:
+        if len(self._resolved) >= NAMES_RESOLVED_MAX:
+            self._resolved.clear()
+        resolved = self._resolved[name] = _Resolved()
+        for trigger in self._named(name).values():
+            condition = trigger.condition
+            candidate = Candidate(
+                trigger=trigger,
+                opens=condition.after is not None and condition.after.matches_name(name),
+                expected=condition.expect.matches_name(name),
+            )
+            if not (candidate.opens or candidate.expected):
+                continue
+            resource_ids = condition.match.literal_resource_ids
+            if resource_ids is None:
+                resolved.of_any_resource.append(candidate)
+            else:
+                for resource_id in dict.fromkeys(resource_ids):
+                    resolved.of_resource[resource_id].append(candidate)
+        return resolved
+
+    def _named(self, name: str) -> dict[UUID, Trigger]:
+        named = dict(self._rest)
+        named.update(self._exact.get(name, {}))
+        for length in range(len(name) + 1) if self._prefix else ():
+            named.update(self._prefix.get(name[:length], {}))
+        return named
+
+    def _buckets(self, trigger: Trigger) -> Iterator[dict[UUID, Trigger]]:
+        condition = trigger.condition
+        for patterns in (condition.expect, condition.after):
+            if patterns is None:
+                continue
+            if not patterns.positive:
+                yield self._rest
+            for pattern in patterns.positive:
+                yield self._bucket(pattern)
+
+    def _bucket(self, pattern: Pattern) -> dict[UUID, Trigger]:
+        if pattern.is_literal:
+            return self._exact[pattern.text]
+        if pattern.prefix is not None:
+            return self._prefix[pattern.prefix]
+        return self._rest

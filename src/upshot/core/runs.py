@@ -1,0 +1,66 @@
+"""What a firing becomes: a run with an id derived from it, so that a replay makes no second one."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from upshot.core.evaluation import Fire
+from upshot.core.keys import Key
+from upshot.core.triggers import Trigger
+
+
+class RunState(StrEnum):
+    """`scheduled`, `running` and `retrying` are open; a run ends in one of the others."""
+
+    SCHEDULED = "scheduled"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """A trigger fired for a key. `at` is when the event that fired it was received."""
+
+    trigger: Trigger
+    key: Key
+    fire: Fire
+    at: datetime
+
+    @property
+    def run_id(self) -> UUID:
+        return run_id_of(
+            "firing",
+            self.trigger.id.hex,
+            str(self.trigger.version),
+            *self.key,
+            self.fire.event.id.hex,
+            "0",
+        )
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return self.trigger.condition.labels_of(self.key)
+
+
+def run_id_of(*parts: str) -> UUID:
+    """A UUID (version 8: made by a rule of our own) that the same parts always give."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        encoded = part.encode()
+        digest.update(len(encoded).to_bytes(4, "big") + encoded)
+    raw = bytearray(digest.digest())
+    raw[6] = (raw[6] & 0x0F) | 0x80
+    raw[8] = (raw[8] & 0x3F) | 0x80
+    return UUID(bytes=bytes(raw))
+
+
+def trigger_document(trigger: Trigger) -> Mapping[str, Any]:
+    """The trigger as templates and runners see it."""
+    return {"id": str(trigger.id), "name": trigger.name, "version": trigger.version}

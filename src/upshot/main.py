@@ -1,0 +1,305 @@
+"""Puts the line together: one process that runs all stages, or some of them."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from uuid import UUID
+
+import structlog
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+
+from upshot import __version__
+from upshot.api.app import create_app
+from upshot.api.services import Services
+from upshot.core.errors import UpshotError
+from upshot.core.networks import NetworkPolicy
+from upshot.pipeline.call import Caller
+from upshot.pipeline.deliver import Deliverer
+from upshot.pipeline.ingest import Ingest
+from upshot.pipeline.maintain import Retention
+from upshot.pipeline.render import Renderers
+from upshot.settings import LOOPBACK_HOSTS, STAGES, Settings, Stage
+from upshot.storage import api_keys, embedded
+from upshot.storage import log as event_log
+from upshot.storage.database import AWAY, Database
+from upshot.workers import loops
+from upshot.workers.signals import Signals
+
+INGEST_WRITERS = 2
+HTTP_GRACE_SECONDS = 8
+BACKLOG = 2048
+WATCH_SECONDS = 1.0
+
+log = structlog.get_logger()
+
+
+class Refusal(UpshotError):
+    """The server will not start like this."""
+
+
+class Server:
+    """The stages of one process, their database, and the order they start and stop in."""
+
+    def __init__(self, settings: Settings, stages: Collection[Stage] = STAGES) -> None:
+        self.settings = settings
+        self.stages = frozenset(stages)
+        self.signals = Signals()
+        self.stopping = asyncio.Event()
+        self.database = Database(self._url)
+        self.ingest = Ingest(on_stored=lambda: self.signals.wake(loops.EVALUATE))
+        self._embedded: embedded.Embedded | None = None
+        self._not_ready: str | None = "starting"
+        self._line = loops.Line(self.database, self.signals, self.stopping)
+        # Writers outlive the HTTP server, so that what it has taken in is still stored.
+        self._http_closed = asyncio.Event()
+        self._ingest_line = replace(self._line, stopping=self._http_closed)
+
+    def app(self) -> FastAPI:
+        """The HTTP API on this server's stages."""
+        return create_app(
+            Services(
+                settings=self.settings,
+                database=self.database,
+                ingest=self.ingest,
+                evaluated=self._evaluated,
+                wake=self.signals.wake,
+                not_ready=self.not_ready,
+                now=lambda: datetime.now(UTC),
+            )
+        )
+
+    def not_ready(self) -> str | None:
+        """Why requests cannot be served now; None when they can."""
+        if self._not_ready is None and "api" in self.stages and not self.ingest.is_open:
+            return "the database is away"
+        return self._not_ready
+
+    async def run(self) -> None:
+        """Serve until `stopping` is set.
+
+        Raises:
+            UpshotError: it cannot or will not start like this.
+        """
+        http = asyncio.create_task(self._serve_http())
+        http.add_done_callback(lambda _: self.stopping.set())
+        http.add_done_callback(lambda _: self._http_closed.set())
+        preparing = asyncio.create_task(self._prepare())
+        try:
+            await asyncio.wait({preparing, http}, return_when=asyncio.FIRST_COMPLETED)
+            if preparing.done():
+                preparing.result()
+                await self._run_stages()
+        finally:
+            self.stopping.set()
+            # Not cancelled: a Postgres that is being started must be known, to be stopped again.
+            await asyncio.wait({preparing})
+            await http
+            await self.database.close()
+            if self._embedded is not None:
+                await asyncio.to_thread(self._embedded.close)
+
+    async def _run_stages(self) -> None:
+        async with (
+            Caller(networks=NetworkPolicy.parse(self.settings.runner_networks)) as caller,
+            Renderers() as renderers,
+            asyncio.TaskGroup() as tasks,
+        ):
+            line, ingest_line = self._line, self._ingest_line
+
+            def keep(name: str, work: Callable[[], Awaitable[None]]) -> None:
+                tasks.create_task(loops.keep(name, line, work))
+
+            keep("signals", lambda: loops.exchange_signals(line))
+            if self._embedded is not None:
+                keep("embedded", partial(self._watch, self._embedded))
+            if "api" in self.stages:
+                for number in range(INGEST_WRITERS):
+                    writing = partial(loops.ingest, ingest_line, self.ingest)
+                    tasks.create_task(loops.keep(f"ingest-{number}", ingest_line, writing))
+            if "evaluate" in self.stages:
+                retention = self.settings.key_retention
+                keep("evaluate", lambda: loops.evaluate(line, key_retention=retention))
+            if "deliver" in self.stages:
+                deliverer = Deliverer(
+                    caller=caller,
+                    renderers=renderers,
+                    on_ended=lambda: self.signals.wake_here(loops.DELIVER),
+                )
+                keep("deliver", lambda: loops.deliver(line, deliverer))
+            if "maintain" in self.stages:
+                retained = Retention(
+                    events=self.settings.event_retention, runs=self.settings.run_retention
+                )
+                keep("maintain", lambda: loops.tend(line, retained))
+            log.info("ready", stages=sorted(self.stages), version=__version__)
+            self._not_ready = None
+
+    async def _prepare(self) -> None:
+        """Wait for the database, bring up its schema where it is our own, check the keys."""
+        pause = 0.2
+        while not self.stopping.is_set():
+            try:
+                await self._open_database()
+                return
+            except AWAY as error:
+                self._not_ready = f"waiting for Postgres: {error}"
+                log.warning("waiting_for_postgres", error=str(error))
+            except _Unmigrated as error:
+                self._not_ready = error.message
+                log.warning("waiting_for_migration", hint=error.message)
+            await loops.pause_or_stop(self.stopping, pause)
+            pause = min(pause * 2, 2.0)
+
+    async def _open_database(self) -> None:
+        if self.settings.database_url is None:
+            if self._embedded is None:
+                await asyncio.to_thread(self._start_embedded)
+            await self.database.migrate()
+        elif not await self.database.is_migrated():
+            raise _Unmigrated("The database has not this version's schema; run 'upshot migrate'.")
+        async with loops.connection(self._line) as conn:
+            await event_log.load_cursor(conn, event_log.EVALUATE)
+        await self._check_keys()
+
+    def _start_embedded(self) -> None:
+        self._embedded = embedded.start(self.settings.data_dir)
+
+    async def _check_keys(self) -> None:
+        settings = self.settings
+        if settings.host in LOOPBACK_HOSTS or settings.insecure or settings.api_key is not None:
+            return
+        async with self.database.begin() as conn:
+            if not await api_keys.any_active(conn):
+                raise Refusal(
+                    f"Upshot would listen on {settings.host} without any API key, open to whoever "
+                    "reaches it. Set UPSHOT_API_KEY, or make a key with 'upshot key create', or "
+                    "say --insecure if that is what you want."
+                )
+
+    async def _evaluated(self, ids: list[UUID], within: timedelta) -> bool:
+        return await loops.evaluated(self._line, ids, within=within)
+
+    def _url(self) -> str:
+        if self.settings.database_url is not None:
+            return self.settings.database_url.get_secret_value()
+        if self._embedded is None:
+            raise ConnectionError("the embedded Postgres is not started yet")
+        return self._embedded.url
+
+    async def _watch(self, running: embedded.Embedded) -> None:
+        """Start the embedded Postgres again if it has died."""
+        while not self.stopping.is_set():
+            if await asyncio.to_thread(running.ensure_running):
+                log.warning("embedded_postgres_restarted")
+            await loops.pause_or_stop(self.stopping, WATCH_SECONDS)
+
+    async def _serve_http(self) -> None:
+        if "api" not in self.stages:
+            await self.stopping.wait()
+            return
+        bound = _bind(self.settings.host, self.settings.port)
+        server = _HttpServer(
+            uvicorn.Config(
+                self.app(),
+                loop="none",
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=HTTP_GRACE_SECONDS,
+            )
+        )
+        host, port = bound.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        log.info("listening", url=url, docs=f"{url}/docs")
+        serving = asyncio.create_task(server.serve(sockets=[bound]))
+        stopping = asyncio.create_task(self.stopping.wait())
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        stopping.cancel()
+        await serving
+
+
+class _Unmigrated(UpshotError):
+    """The database has another schema than this version's."""
+
+
+class _HttpServer(uvicorn.Server):
+    """Leaves signals to us: the stages have to stop as well, in order."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise Refusal(
+            f"Upshot cannot listen on {host}:{port}: {error.strerror or error}. "
+            "Choose another with --port or UPSHOT_PORT, or stop what listens there."
+        ) from None
+    bound.listen(BACKLOG)
+    bound.setblocking(False)
+    return bound
+
+
+def serve(settings: Settings, stages: Collection[Stage] = STAGES) -> None:
+    """Run the server in the foreground until SIGTERM or SIGINT; a second one ends it at once.
+
+    Raises:
+        UpshotError: it cannot or will not start like this.
+    """
+    configure_logging(settings.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings, stages))
+
+
+async def _serve(settings: Settings, stages: Collection[Stage]) -> None:
+    server = Server(settings, stages)
+    loop = asyncio.get_running_loop()
+
+    def stop(number: int) -> None:
+        if server.stopping.is_set():
+            os._exit(128 + number)
+        log.info("stopping", signal=signal.Signals(number).name)
+        server.stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    await server.run()
+    log.info("stopped")
+
+
+def configure_logging(level: str) -> None:
+    """One JSON object a line on standard error; on a terminal, lines for people."""
+    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
+    if sys.stderr.isatty():
+        renderer = structlog.dev.ConsoleRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )

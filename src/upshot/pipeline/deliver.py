@@ -1,0 +1,304 @@
+"""Deliver: claim due runs under a lease, call their runners outside any transaction, record it."""
+
+import asyncio
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, assert_never
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from upshot.core.delivery import (
+    Accepted,
+    Attempt,
+    Completed,
+    Failed,
+    Gone,
+    TryAgain,
+    Unreached,
+    Verdict,
+    Webhook,
+    call_body,
+    judge,
+    retry_at,
+)
+from upshot.core.errors import UpshotError
+from upshot.core.limits import (
+    CALLS_MAX,
+    LEASE,
+    RETRIES_DEFAULT,
+    RUNNER_TIMEOUT_DEFAULT,
+)
+from upshot.core.parameter_schema import compile_schema, violations
+from upshot.metrics import ATTEMPT_SECONDS, ATTEMPTS, DELIVERY_DELAY_SECONDS, RUNS_FINISHED
+from upshot.pipeline.call import Caller
+from upshot.pipeline.render import Renderers
+from upshot.storage import queue
+from upshot.storage.queue import ClaimedRun, Outcome
+
+RENEW_EVERY = timedelta(seconds=10)
+_LOST = "the run was cancelled or taken over while its runner was called"
+_STOPPED = "the server stopped before the runner had answered"
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    run: ClaimedRun
+    task: "asyncio.Task[None]"
+
+
+@dataclass(slots=True)
+class _Ended:
+    """What calls have left to be written down."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    gone: dict[str, str] = field(default_factory=dict)
+
+
+class Deliverer:
+    """Turns of one transaction each: record what calls have ended, then claim what is due."""
+
+    def __init__(
+        self,
+        *,
+        caller: Caller,
+        renderers: Renderers,
+        on_ended: Callable[[], None],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._caller = caller
+        self._renderers = renderers
+        self._on_ended = on_ended
+        self._now = now
+        self._in_flight: dict[UUID, _InFlight] = {}
+        self._ended = _Ended()
+        self._renewed_at = now()
+
+    @property
+    def calls(self) -> int:
+        return len(self._in_flight)
+
+    async def turn(self, conn: asyncpg.Connection, *, claims: bool = True) -> int:
+        """Write down what has ended, renew leases, claim and begin to call; answers the claims."""
+        ended, self._ended = self._ended, _Ended()
+        try:
+            async with conn.transaction():
+                if ended.outcomes:
+                    await queue.finish_if_leased(conn, ended.outcomes)
+                for deployment, reason in sorted(ended.gone.items()):
+                    await queue.disable_deployment(conn, deployment, reason)
+                await self._renew(conn)
+                room = CALLS_MAX - len(self._in_flight)
+                claimed = (
+                    await queue.claim(conn, limit=room, lease=LEASE) if claims and room > 0 else []
+                )
+        except BaseException:
+            # They are written down when the connection is back; their leases may be lost by then,
+            # and then the fence keeps this from doing harm.
+            self._ended.outcomes[:0] = ended.outcomes
+            self._ended.gone.update(ended.gone)
+            raise
+        for outcome in ended.outcomes:
+            ATTEMPTS.labels(outcome=outcome.outcome).inc()
+            ATTEMPT_SECONDS.observe(outcome.duration)
+            if outcome.state in ("completed", "failed"):
+                RUNS_FINISHED.labels(state=outcome.state).inc()
+        for run in claimed:
+            task = asyncio.create_task(self._attempt(run))
+            self._in_flight[run.lease] = _InFlight(run, task)
+        return len(claimed)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether a call has ended and waits to be written down."""
+        return bool(self._ended.outcomes)
+
+    async def drain(self, conn: asyncpg.Connection, *, within: timedelta) -> None:
+        """Let calls end for so long, then give the rest back to be claimed by others."""
+        tasks = [call.task for call in self._in_flight.values()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=within.total_seconds())
+        for call in list(self._in_flight.values()):
+            call.task.cancel()
+            self._note(call.run, _cut_off(call.run, self._now(), outcome="released", why=_STOPPED))
+        await self.turn(conn, claims=False)
+
+    async def _renew(self, conn: asyncpg.Connection) -> None:
+        """Prolong our leases now and then. A run no longer ours was cancelled: stop its call."""
+        now = self._now()
+        if not self._in_flight or now - self._renewed_at < RENEW_EVERY:
+            return
+        held = await queue.renew(
+            conn, [(call.run.id, lease) for lease, call in self._in_flight.items()], lease=LEASE
+        )
+        self._renewed_at = now
+        for call in list(self._in_flight.values()):
+            if call.run.id not in held:
+                call.task.cancel()
+                self._note(call.run, _cut_off(call.run, now, outcome="lost", why=_LOST))
+
+    async def _attempt(self, run: ClaimedRun) -> None:
+        started_at = self._now()
+        DELIVERY_DELAY_SECONDS.observe(max(0.0, (started_at - run.due_at).total_seconds()))
+        try:
+            await self._call(run)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            # A fault of our own must not stop the others, nor this run without a trace.
+            log.exception("attempt_raised", run=str(run.id), attempt=run.attempt)
+            self._note(run, self._outcome(run, _crashed(started_at, error)))
+        finally:
+            self._in_flight.pop(run.lease, None)
+            self._on_ended()
+
+    async def _call(self, run: ClaimedRun) -> None:
+        started_at = self._now()
+        parameters = run.parameters
+        if run.template is not None:
+            try:
+                parameters = await self._render(run, run.template)
+            except UpshotError as error:
+                self._note(run, _unrendered(run, started_at, error))
+                return
+        body = call_body(
+            run_id=run.id,
+            deployment=run.deployment,
+            parameters=parameters or "{}",
+            trigger=run.trigger,
+            labels=run.labels,
+            event=run.event,
+            attempt=run.attempt,
+            scheduled_at=run.scheduled_at,
+            lease=run.lease,
+        )
+        attempt = await self._caller.call(
+            webhook_of(json.loads(run.runner)), run_id=run.id, body=body, at=started_at
+        )
+        verdict = judge(attempt.answer)
+        outcome = self._outcome(run, _Made(attempt, verdict), parameters=parameters)
+        if isinstance(verdict, Gone):
+            self._ended.gone[run.deployment] = f"Its runner answered {verdict.reason}."
+        self._note(run, outcome)
+
+    async def _render(self, run: ClaimedRun, template: str) -> str:
+        heavy = json.loads(template)
+        rendered = await self._renderers.render(heavy["parameters"], heavy["context"])
+        if run.parameter_schema is not None:
+            problems = violations(compile_schema(json.loads(run.parameter_schema)), rendered)
+            if problems:
+                where = ".".join(map(str, problems[0].loc))
+                raise UpshotError(f"The parameters break the schema: {where} {problems[0].msg}")
+        return json.dumps(rendered)
+
+    def _note(self, run: ClaimedRun, outcome: Outcome) -> None:
+        self._ended.outcomes.append(outcome)
+        log.info(
+            "attempt",
+            run=str(run.id),
+            deployment=run.deployment,
+            attempt=run.attempt,
+            outcome=outcome.outcome,
+            status=outcome.status,
+        )
+
+    def _outcome(self, run: ClaimedRun, made: "_Made", *, parameters: str | None = None) -> Outcome:
+        state, outcome, error, again_at = self._next(run, made.verdict)
+        return Outcome(
+            run_id=run.id,
+            lease=run.lease,
+            state=state,
+            attempt=run.attempt,
+            started_at=made.attempt.started_at,
+            duration=made.attempt.duration.total_seconds(),
+            outcome=outcome,
+            status=made.attempt.status,
+            error=made.attempt.error or error,
+            response=made.attempt.response_text,
+            again_at=again_at,
+            parameters=parameters if run.template is not None else None,
+        )
+
+    def _next(
+        self, run: ClaimedRun, verdict: Verdict
+    ) -> tuple[str, str, str | None, datetime | None]:
+        """The run's next state, the attempt's outcome, the error, when to try again."""
+        match verdict:
+            case Completed():
+                return "completed", "completed", None, None
+            case Accepted():
+                return "running", "accepted", None, None
+            case Gone(reason):
+                return "failed", "failed", f"{reason}: the deployment is disabled", None
+            case Failed(reason):
+                return "failed", "failed", reason, None
+            case TryAgain(reason, after):
+                again_at = retry_at(
+                    self._now(),
+                    retries=webhook_of(json.loads(run.runner)).retries,
+                    retries_used=run.retries_used,
+                    after=after,
+                    jitter=random.random(),
+                )
+                if again_at is None:
+                    return "failed", "failed", f"{reason}; no retries are left", None
+                return "retrying", "failed", reason, again_at
+            case _:
+                assert_never(verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    attempt: Attempt
+    verdict: Verdict
+
+
+def webhook_of(runner: Mapping[str, Any]) -> Webhook:
+    """The webhook of a stored runner; what was not written has its default."""
+    secret = runner.get("secret") or ()
+    return Webhook(
+        url=runner["url"],
+        headers=runner.get("headers") or {},
+        secrets=(secret,) if isinstance(secret, str) else tuple(secret),
+        timeout=timedelta(seconds=runner.get("timeout", RUNNER_TIMEOUT_DEFAULT.total_seconds())),
+        retries=tuple(runner.get("retries", RETRIES_DEFAULT)),
+    )
+
+
+def _crashed(started_at: datetime, error: Exception) -> _Made:
+    reason = f"internal error: {error!r}"
+    return _Made(Attempt(started_at, timedelta(0), Unreached(reason)), TryAgain(reason))
+
+
+def _unrendered(run: ClaimedRun, started_at: datetime, error: UpshotError) -> Outcome:
+    return Outcome(
+        run_id=run.id,
+        lease=run.lease,
+        state="failed",
+        attempt=run.attempt,
+        started_at=started_at,
+        duration=0.0,
+        outcome="failed",
+        error=error.message,
+    )
+
+
+def _cut_off(run: ClaimedRun, now: datetime, *, outcome: str, why: str) -> Outcome:
+    """The call was given up. If the run is still ours it is due again at once."""
+    return Outcome(
+        run_id=run.id,
+        lease=run.lease,
+        state="retrying",
+        attempt=run.attempt,
+        started_at=now,
+        duration=0.0,
+        outcome=outcome,
+        error=why,
+        again_at=now,
+    )

@@ -1,0 +1,349 @@
+"""Runs as the line moves them: made, claimed under a lease, finished behind a fence."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import asyncpg
+
+_CLAIMING = 0x7570_636C  # the advisory lock of whoever claims: "upcl"
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to be made; JSON as text. `error` makes it one that has failed already."""
+
+    id: UUID
+    scheduled_at: datetime
+    deployment: str
+    trigger_id: UUID
+    trigger_version: int
+    trigger: str
+    key: str
+    labels: str
+    event_id: UUID
+    event: str
+    after_id: UUID | None
+    event_ids: list[UUID]
+    parameters: str | None
+    template: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedRun:
+    """A run that is ours until `lease` runs out; JSON as text."""
+
+    id: UUID
+    lease: UUID
+    attempt: int
+    retries_used: int
+    due_at: datetime
+    scheduled_at: datetime
+    deployment: str
+    trigger: str | None
+    labels: str
+    event: str | None
+    parameters: str | None
+    template: str | None
+    runner: str
+    parameter_schema: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended. `state` is the run's next one; `running` means the runner works on.
+
+    `again_at` is set for `retrying`. `parameters` are those rendered for this attempt, if any.
+    """
+
+    run_id: UUID
+    lease: UUID
+    state: str
+    attempt: int
+    started_at: datetime
+    duration: float
+    outcome: str
+    status: int | None = None
+    error: str | None = None
+    response: str | None = None
+    again_at: datetime | None = None
+    parameters: str | None = None
+
+
+async def defaults_of(conn: asyncpg.Connection, names: Sequence[str]) -> list[asyncpg.Record]:
+    """What deployments give to their runs: `name`, `parameters`, `parameter_schema` as text."""
+    rows: list[asyncpg.Record] = await conn.fetch(
+        "SELECT name, parameters, parameter_schema FROM deployments WHERE name = ANY($1::text[])",
+        names,
+    )
+    return rows
+
+
+async def create(conn: asyncpg.Connection, runs: Sequence[NewRun], *, now: datetime) -> None:
+    """COPY runs, and the queue's rows of those that have not failed already.
+
+    Raises:
+        asyncpg.UniqueViolationError: a run of this firing is there already.
+    """
+    await conn.copy_records_to_table(
+        "runs",
+        columns=(
+            "id", "scheduled_at", "finished_at", "state", "deployment", "trigger_id",
+            "trigger_version", "trigger", "key", "labels", "event_id", "event", "after_id",
+            "event_ids", "parameters", "template", "error",
+        ),
+        records=[
+            (
+                run.id,
+                run.scheduled_at,
+                now if run.error is not None else None,
+                "failed" if run.error is not None else "scheduled",
+                run.deployment,
+                run.trigger_id,
+                run.trigger_version,
+                run.trigger,
+                run.key,
+                run.labels,
+                run.event_id,
+                run.event,
+                run.after_id,
+                run.event_ids,
+                run.parameters,
+                run.template,
+                run.error,
+            )
+            for run in runs
+        ],
+    )  # fmt: skip
+    await conn.copy_records_to_table(
+        "run_queue",
+        columns=("run_id", "due_at", "state", "deployment"),
+        records=[
+            (run.id, run.scheduled_at, "scheduled", run.deployment)
+            for run in runs
+            if run.error is None
+        ],
+    )
+
+
+# The deployments with waiting runs are found by skipping through run_queue_waiting, one probe a
+# deployment, so that a long queue of one costs the others nothing. Each has as much room as it has
+# fewer leased runs (run_queue_leased) than max_concurrency.
+CLAIM = """
+WITH RECURSIVE waiting (deployment) AS (
+    (SELECT deployment FROM run_queue WHERE lease IS NULL ORDER BY deployment LIMIT 1)
+    UNION ALL
+    SELECT (SELECT q.deployment FROM run_queue AS q
+             WHERE q.lease IS NULL AND q.deployment > w.deployment
+             ORDER BY q.deployment LIMIT 1)
+      FROM waiting AS w WHERE w.deployment IS NOT NULL
+), room AS (
+    SELECT d.name, d.max_concurrency - (
+        SELECT count(*) FROM run_queue AS q WHERE q.deployment = d.name AND q.lease IS NOT NULL
+    ) AS free
+      FROM waiting AS w JOIN deployments AS d ON d.name = w.deployment
+     WHERE d.enabled
+     ORDER BY random()
+), picked AS (
+    SELECT due.run_id FROM room CROSS JOIN LATERAL (
+        SELECT q.run_id FROM run_queue AS q
+         WHERE q.deployment = room.name AND q.lease IS NULL AND q.due_at <= now()
+         ORDER BY q.due_at LIMIT greatest(room.free, 0) FOR UPDATE SKIP LOCKED
+    ) AS due
+    LIMIT $1
+), claimed AS (
+    UPDATE run_queue AS q
+       SET lease = gen_random_uuid(), lease_until = now() + $2, state = 'running',
+           attempt = q.attempt + 1, started_at = now()
+      FROM picked WHERE q.run_id = picked.run_id
+    RETURNING q.run_id, q.lease, q.attempt, q.retries_used, q.due_at, q.deployment
+)
+SELECT c.run_id AS id, c.lease, c.attempt, c.retries_used, c.due_at, r.scheduled_at, c.deployment,
+       r.trigger, r.labels, r.event, r.parameters, r.template, d.runner, d.parameter_schema
+  FROM claimed AS c
+  JOIN runs AS r ON r.id = c.run_id
+  JOIN deployments AS d ON d.name = c.deployment
+"""
+
+
+async def claim(conn: asyncpg.Connection, *, limit: int, lease: timedelta) -> list[ClaimedRun]:
+    """Claim up to `limit` due runs, of each deployment at most as many as it has room for.
+
+    One claims at a time in the whole cluster, so that two processes never fill the same room.
+    Needs a transaction, and starts with a statement of its own so that the second one sees what
+    the claimer before has committed.
+    """
+    await conn.execute("SELECT pg_advisory_xact_lock($1)", _CLAIMING)
+    rows = await conn.fetch(CLAIM, limit, lease)
+    return [ClaimedRun(**dict(row)) for row in rows]
+
+
+_FINISH = """
+WITH given AS (
+    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::text[],
+                         $6::text[], $7::bool[])
+        AS g (run_id, lease, state, again_at, error, parameters, uses_retry)
+), held AS (
+    SELECT q.run_id, q.deployment, g.state, g.again_at, g.error, g.parameters, g.uses_retry
+      FROM run_queue AS q JOIN given AS g ON g.run_id = q.run_id AND g.lease = q.lease
+     ORDER BY q.run_id FOR UPDATE OF q
+), ended AS (
+    DELETE FROM run_queue AS q USING held AS h
+     WHERE q.run_id = h.run_id AND h.state IN ('completed', 'failed')
+), again AS (
+    UPDATE run_queue AS q
+       SET state = 'retrying', lease = NULL, lease_until = NULL, due_at = h.again_at,
+           retries_used = q.retries_used + h.uses_retry::int
+      FROM held AS h WHERE q.run_id = h.run_id AND h.state = 'retrying'
+), accepted AS (
+    UPDATE run_queue AS q
+       SET accepted = true, lease_until = now() + make_interval(secs => d.run_timeout)
+      FROM held AS h JOIN deployments AS d ON d.name = h.deployment
+     WHERE q.run_id = h.run_id AND h.state = 'running'
+), recorded AS (
+    UPDATE runs AS r
+       SET state = CASE WHEN h.state IN ('completed', 'failed') THEN h.state ELSE r.state END,
+           finished_at = CASE WHEN h.state IN ('completed', 'failed') THEN now() END,
+           error = CASE WHEN h.state = 'failed' THEN h.error END,
+           parameters = coalesce(h.parameters::json, r.parameters),
+           template = CASE WHEN h.parameters IS NULL THEN r.template END
+      FROM held AS h
+     WHERE r.id = h.run_id
+       AND (h.state IN ('completed', 'failed') OR h.parameters IS NOT NULL)
+)
+SELECT run_id FROM held
+"""
+
+
+async def finish_if_leased(conn: asyncpg.Connection, outcomes: Sequence[Outcome]) -> set[UUID]:
+    """Put attempts on record, and move on the runs whose lease is still held; answers those.
+
+    Every attempt is recorded, also one whose run was cancelled or taken over meanwhile.
+    """
+    rows = await conn.fetch(
+        _FINISH,
+        [outcome.run_id for outcome in outcomes],
+        [outcome.lease for outcome in outcomes],
+        [outcome.state for outcome in outcomes],
+        [outcome.again_at for outcome in outcomes],
+        [outcome.error for outcome in outcomes],
+        [outcome.parameters for outcome in outcomes],
+        [outcome.outcome != "released" for outcome in outcomes],
+    )
+    await conn.execute(
+        "INSERT INTO attempts "
+        "(run_id, number, started_at, duration, status, outcome, error, response) "
+        "SELECT * FROM unnest($1::uuid[], $2::int[], $3::timestamptz[], $4::real[], "
+        "$5::smallint[], $6::text[], $7::text[], $8::text[]) ON CONFLICT DO NOTHING",
+        [outcome.run_id for outcome in outcomes],
+        [outcome.attempt for outcome in outcomes],
+        [outcome.started_at for outcome in outcomes],
+        [outcome.duration for outcome in outcomes],
+        [outcome.status for outcome in outcomes],
+        [outcome.outcome for outcome in outcomes],
+        [outcome.error for outcome in outcomes],
+        [outcome.response for outcome in outcomes],
+    )
+    return {row["run_id"] for row in rows}
+
+
+async def renew(
+    conn: asyncpg.Connection, runs: Sequence[tuple[UUID, UUID]], *, lease: timedelta
+) -> set[UUID]:
+    """Prolong the leases still held of (run, lease) pairs; answers the run ids of those."""
+    rows = await conn.fetch(
+        "UPDATE run_queue AS q SET lease_until = now() + $3 "
+        "FROM (SELECT q.run_id FROM run_queue AS q "
+        "JOIN unnest($1::uuid[], $2::uuid[]) AS mine (run_id, lease) USING (run_id, lease) "
+        "ORDER BY q.run_id FOR UPDATE OF q) AS held "
+        "WHERE q.run_id = held.run_id RETURNING q.run_id",
+        [run_id for run_id, _ in runs],
+        [lease_id for _, lease_id in runs],
+        lease,
+    )
+    return {row["run_id"] for row in rows}
+
+
+async def disable_deployment(conn: asyncpg.Connection, name: str, reason: str) -> None:
+    """Its runs wait from now on, until it is enabled again."""
+    await conn.execute(
+        "UPDATE deployments SET enabled = false, disabled_reason = $2, updated_at = now() "
+        "WHERE name = $1 AND enabled",
+        name,
+        reason,
+    )
+
+
+async def rescue(conn: asyncpg.Connection, *, limit: int, attempts_max: int) -> int:
+    """Give back the runs whose caller vanished, due at once; answers how many.
+
+    The lost attempt goes on record, and uses up none of the retries.
+    """
+    rows = await conn.fetch(
+        """
+        WITH lost AS (
+            SELECT run_id, attempt, started_at FROM run_queue
+             WHERE lease IS NOT NULL AND NOT accepted AND lease_until < now()
+             ORDER BY run_id LIMIT $1 FOR UPDATE SKIP LOCKED
+        ), again AS (
+            UPDATE run_queue AS q
+               SET state = 'retrying', lease = NULL, lease_until = NULL, due_at = now()
+              FROM lost WHERE q.run_id = lost.run_id AND lost.attempt < $2
+        ), ended AS (
+            DELETE FROM run_queue AS q USING lost
+             WHERE q.run_id = lost.run_id AND lost.attempt >= $2
+        ), failed AS (
+            UPDATE runs AS r SET state = 'failed', finished_at = now(),
+                   error = 'lost ' || lost.attempt || ' times'
+              FROM lost WHERE r.id = lost.run_id AND lost.attempt >= $2
+        )
+        INSERT INTO attempts (run_id, number, started_at, duration, outcome, error)
+        SELECT run_id, attempt, started_at, extract(epoch FROM now() - started_at), 'lost',
+               'the process that made this attempt vanished' FROM lost
+        ON CONFLICT DO NOTHING RETURNING run_id
+        """,
+        limit,
+        attempts_max,
+    )
+    return len(rows)
+
+
+async def fail_unreported(conn: asyncpg.Connection, *, limit: int) -> int:
+    """Fail the runs that a runner took over and of which nothing was heard; answers how many."""
+    rows = await conn.fetch(
+        """
+        WITH silent AS (
+            SELECT run_id FROM run_queue WHERE lease IS NOT NULL AND accepted
+               AND lease_until < now() ORDER BY run_id LIMIT $1 FOR UPDATE SKIP LOCKED
+        ), ended AS (
+            DELETE FROM run_queue AS q USING silent WHERE q.run_id = silent.run_id
+        )
+        UPDATE runs AS r SET state = 'failed', finished_at = now(),
+               error = 'the runner accepted the run and nothing was heard of it in time'
+          FROM silent WHERE r.id = silent.run_id RETURNING r.id
+        """,
+        limit,
+    )
+    return len(rows)
+
+
+async def prune(conn: asyncpg.Connection, *, before: datetime, limit: int) -> int:
+    """Delete finished runs created before, with their attempts; answers how many."""
+    status = await conn.execute(
+        """
+        WITH old AS (
+            DELETE FROM runs WHERE ctid = ANY (ARRAY(
+                SELECT ctid FROM runs WHERE created_at < $1 AND finished_at < $1
+                 ORDER BY created_at LIMIT $2))
+            RETURNING id
+        ), attempts_too AS (
+            DELETE FROM attempts WHERE run_id IN (SELECT id FROM old)
+        )
+        SELECT id FROM old
+        """,
+        before,
+        limit,
+    )
+    return int(status.split()[1])

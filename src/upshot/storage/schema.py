@@ -1,0 +1,249 @@
+"""The tables. Hot ones are narrow or append-only; see ARCHITECTURE.md for why each is as it is."""
+
+from typing import Any
+
+from sqlalchemy import (
+    REAL,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Sequence,
+    SmallInteger,
+    Table,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, UUID
+from sqlalchemy.types import UserDefinedType
+
+metadata = MetaData()
+
+
+class Xid8(UserDefinedType[int]):
+    """A transaction's id, 64 bits, never reused within a cluster."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "xid8"
+
+
+class PgSnapshot(UserDefinedType[str]):
+    """Which transactions had ended at a moment: `xmin:xmax:xip,xip`."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "pg_snapshot"
+
+
+def _at(name: str, *, nullable: bool = False, default: bool = False) -> Column[Any]:
+    return Column(
+        name,
+        DateTime(timezone=True),
+        nullable=nullable,
+        server_default=func.now() if default else None,
+    )
+
+
+events_position = Sequence("events_position", metadata=metadata)
+
+events = Table(
+    "events",
+    metadata,
+    Column("position", BigInteger, events_position, nullable=False,
+           server_default=events_position.next_value()),
+    Column("xid", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
+    _at("received_at", default=True),
+    _at("occurred_at"),
+    Column("id", UUID, nullable=False),
+    Column("follows", UUID),
+    Column("size", Integer, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("resource_id", Text, nullable=False),
+    Column("labels", JSON, comment="the resource's other labels"),
+    Column("related", JSON),
+    Column("payload", JSON, comment="as the client sent it; null is {}"),
+    Index("events_in_commit_order", "xid", "position"),
+    Index("events_by_id", "id"),
+    Index("events_by_resource", text("hashtextextended(resource_id, 0)"), "position"),
+    postgresql_partition_by="RANGE (received_at)",
+)  # fmt: skip
+
+event_ids = Table(
+    "event_ids",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("digest", UUID, nullable=False, comment="of what the client sent"),
+    _at("received_at", default=True),
+    Index("event_ids_by_age", "received_at"),
+)
+
+cursors = Table(
+    "cursors",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("cluster", BigInteger, nullable=False, comment="pg_control_system().system_identifier"),
+    Column("snapshot", PgSnapshot, nullable=False, comment="every transaction in it is evaluated"),
+    Column("page_snapshot", PgSnapshot, comment="being read: all that is in it, page by page"),
+    Column("page_xid", Xid8, comment="the last row read of page_snapshot"),
+    Column("page_position", BigInteger),
+    Column("position", BigInteger, nullable=False, comment="the highest evaluated"),
+    _at("evaluated_until"),
+    Column("version", BigInteger, nullable=False),
+)
+
+deployments = Table(
+    "deployments",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("id", UUID, nullable=False, unique=True),
+    Column("description", Text, nullable=False),
+    Column("tags", JSON, nullable=False),
+    Column("runner", JSON, nullable=False),
+    Column("parameters", JSON, nullable=False),
+    Column("parameter_schema", JSON(none_as_null=True)),
+    Column("max_concurrency", Integer, nullable=False),
+    Column("run_timeout", REAL, nullable=False, comment="seconds"),
+    Column("overlap", Text, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("disabled_reason", Text),
+    _at("created_at", default=True),
+    _at("updated_at", default=True),
+    CheckConstraint("max_concurrency > 0"),
+)
+
+triggers = Table(
+    "triggers",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("number", Integer, Identity(always=True), nullable=False, unique=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("version", Integer, nullable=False),
+    Column("document", JSON, nullable=False, comment="the trigger as written, without its name"),
+    Column("deployment", Text, ForeignKey("deployments.name"), nullable=False, index=True),
+    Column("enabled", Boolean, nullable=False),
+    _at("created_at", default=True),
+    _at("updated_at", default=True),
+)
+
+triggers_in_force = Table(
+    "triggers_in_force",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("number", Integer, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("document", JSON, nullable=False),
+    comment="What the evaluator goes by at its cursor; only the evaluator writes it.",
+)
+
+windows = Table(
+    "windows",
+    metadata,
+    Column("trigger_number", Integer, primary_key=True),
+    Column("key_hash", UUID, primary_key=True),
+    _at("forgotten_at"),
+    Column("key", Text, nullable=False, comment="JSON array of the values of for_each"),
+    Column("state", Text, nullable=False),
+    postgresql_with={"fillfactor": "70"},
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    _at("created_at", default=True),
+    _at("scheduled_at"),
+    _at("finished_at", nullable=True),
+    Column("trigger_id", UUID),
+    Column("event_id", UUID),
+    Column("trigger_version", Integer),
+    Column("depth", SmallInteger, nullable=False, server_default="0"),
+    Column("state", Text, nullable=False),
+    Column("deployment", Text, nullable=False),
+    Column("trigger", Text),
+    Column("key", JSON(none_as_null=True)),
+    Column("labels", JSON, nullable=False),
+    Column("event", JSON(none_as_null=True)),
+    Column("after_id", UUID),
+    Column("event_ids", ARRAY(UUID), nullable=False),
+    Column("parameters", JSON(none_as_null=True)),
+    Column("template", JSON(none_as_null=True), comment="to be rendered before the first attempt"),
+    Column("error", Text),
+    Column("result", JSON(none_as_null=True)),
+    CheckConstraint("state IN ('scheduled', 'completed', 'failed', 'cancelled')"),
+    CheckConstraint("(state = 'scheduled') = (finished_at IS NULL)"),
+    Index("runs_by_age", "created_at", "id"),
+    Index("runs_by_deployment", "deployment", "created_at"),
+    Index("runs_by_event", "event_id"),
+    Index("runs_by_trigger", "trigger", "created_at"),
+)
+
+run_queue = Table(
+    "run_queue",
+    metadata,
+    Column("run_id", UUID, primary_key=True),
+    Column("lease", UUID),
+    _at("due_at"),
+    _at("lease_until", nullable=True),
+    _at("started_at", nullable=True),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("retries_used", Integer, nullable=False, server_default="0"),
+    Column("state", Text, nullable=False),
+    Column("accepted", Boolean, nullable=False, server_default="false",
+           comment="the runner answered 202 and will report"),
+    Column("deployment", Text, nullable=False),
+    CheckConstraint("state IN ('scheduled', 'running', 'retrying')"),
+    CheckConstraint("(lease IS NULL) = (state <> 'running')"),
+    Index("run_queue_waiting", "deployment", "due_at", postgresql_where=text("lease IS NULL")),
+    Index("run_queue_leased", "deployment", "lease_until",
+          postgresql_where=text("lease IS NOT NULL")),
+    postgresql_with={"fillfactor": "70", "autovacuum_vacuum_scale_factor": "0.01",
+                     "autovacuum_vacuum_cost_delay": "0"},
+)  # fmt: skip
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("run_id", UUID, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    _at("started_at"),
+    Column("duration", REAL, nullable=False, comment="seconds"),
+    Column("status", SmallInteger),
+    Column("outcome", Text, nullable=False),
+    Column("error", Text),
+    Column("response", Text),
+)
+
+evaluation_errors = Table(
+    "evaluation_errors",
+    metadata,
+    Column("event_id", UUID, nullable=False),
+    Column("trigger_id", UUID),
+    _at("at", default=True),
+    Column("trigger", Text),
+    Column("error", Text, nullable=False),
+    Index("evaluation_errors_by_event", "event_id"),
+    Index("evaluation_errors_by_age", "at"),
+    comment="Events set aside for a trigger, and why; the rest went on.",
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("hash", LargeBinary, nullable=False, unique=True),
+    Column("scopes", ARRAY(Text), nullable=False),
+    _at("created_at", default=True),
+    _at("revoked_at", nullable=True),
+)

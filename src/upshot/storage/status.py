@@ -1,0 +1,81 @@
+"""How far the line has got, and how much there is of everything."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import asyncpg
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from upshot.core.runs import RunState
+from upshot.storage.log import EVALUATE, Cursor, load_cursor, read_batch
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """`head` is the last position handed out, `evaluated` the highest that is evaluated.
+
+    Positions are handed out before commits, so only `seconds` 0 says that all is evaluated.
+    """
+
+    head: int
+    evaluated: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    open_runs: dict[str, int]
+    triggers: int
+    deployments: int
+    open_keys: int
+    evaluation_errors: int
+    postgres: str
+
+
+async def lag(conn: AsyncConnection) -> Lag:
+    """Reads one event behind the cursor, by the same index ranges as the evaluator."""
+    raw = (await conn.get_raw_connection()).driver_connection
+    assert isinstance(raw, asyncpg.Connection)
+    row = await raw.fetchrow(
+        "SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS head, now() AS now "
+        "FROM events_position"
+    )
+    cursor = await load_cursor(raw, EVALUATE)
+    oldest = await _oldest_waiting(raw, cursor)
+    seconds = max((row["now"] - oldest).total_seconds(), 0.0) if oldest else 0.0
+    return Lag(head=row["head"], evaluated=cursor.position, seconds=seconds)
+
+
+async def _oldest_waiting(conn: asyncpg.Connection, cursor: Cursor) -> datetime | None:
+    batch = await read_batch(conn, cursor, events_max=1, bytes_max=1)
+    if not batch.events and cursor.page is not None:
+        # Its page is done; what came after it waits.
+        batch = await read_batch(conn, batch.after, events_max=1, bytes_max=1)
+    return batch.events[0].received_at.astimezone(UTC) if batch.events else None
+
+
+async def counts(conn: AsyncConnection) -> Counts:
+    """Reads small tables whole: ask now and then, not with every request."""
+    row = (
+        await conn.execute(
+            text(
+                "SELECT (SELECT count(*) FROM triggers) AS triggers, "
+                "(SELECT count(*) FROM deployments) AS deployments, "
+                "(SELECT count(*) FROM windows) AS open_keys, "
+                "(SELECT count(*) FROM evaluation_errors) AS evaluation_errors, "
+                "current_setting('server_version') AS postgres"
+            )
+        )
+    ).one()
+    states = await conn.execute(text("SELECT state, count(*) FROM run_queue GROUP BY state"))
+    found = dict(list(states.tuples()))
+    open_states = (RunState.SCHEDULED, RunState.RUNNING, RunState.RETRYING)
+    return Counts(
+        open_runs={state.value: found.get(state.value, 0) for state in open_states},
+        triggers=row.triggers,
+        deployments=row.deployments,
+        open_keys=row.open_keys,
+        evaluation_errors=row.evaluation_errors,
+        postgres=row.postgres,
+    )

@@ -1,0 +1,206 @@
+"""The loops that run stages: each with its own connection, taken up again when it is lost."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from upshot.core.limits import BATCH_EVENTS_MAX
+from upshot.metrics import EVALUATION_ERRORS, EVENTS_EVALUATED, RUNS_MADE
+from upshot.pipeline import maintain
+from upshot.pipeline.deliver import Deliverer
+from upshot.pipeline.evaluate import Evaluator
+from upshot.pipeline.ingest import Ingest
+from upshot.storage import log as event_log
+from upshot.storage.database import AWAY, Database
+from upshot.workers.signals import Signals
+
+EVALUATE, EVALUATED, DELIVER = "evaluate", "evaluated", "deliver"
+
+POLL_SECONDS = 0.5
+STANDBY_POLL_SECONDS = 1.0
+RESCUE_SECONDS = 5.0
+TIDY_EVERY = 12  # rescues
+RECONNECT_SECONDS_MAX = 1.0
+DRAIN = timedelta(seconds=25)
+_EVALUATING = 0x7570_6576  # the advisory lock of the evaluator at work: "upev"
+_TIDYING = 0x7570_7469  # the advisory lock of whoever tidies: "upti"
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What the loops share."""
+
+    database: Database
+    signals: Signals
+    stopping: asyncio.Event
+
+
+async def keep(name: str, line: Line, work: Callable[[], Awaitable[None]]) -> None:
+    """Run `work` until the server stops; when it fails, wait a little and run it again."""
+    pause = 0.05
+    while not line.stopping.is_set():
+        try:
+            await work()
+            pause = 0.05
+        except AWAY as error:
+            log.warning("database_away", loop=name, error=f"{type(error).__name__}: {error}")
+        except Exception:
+            log.exception("loop_failed", loop=name)
+        await pause_or_stop(line.stopping, pause)
+        pause = min(pause * 2, RECONNECT_SECONDS_MAX)
+
+
+async def pause_or_stop(stopping: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stopping.wait(), seconds)
+
+
+@asynccontextmanager
+async def connection(line: Line, **server_settings: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of one's own for as long as the block lasts."""
+    conn = await line.database.connect(**server_settings)
+    try:
+        yield conn
+    finally:
+        with suppress(*AWAY):
+            await conn.close(timeout=1)
+
+
+async def ingest(line: Line, stage: Ingest) -> None:
+    async with connection(line, application_name="upshot ingest") as conn:
+        writing = asyncio.create_task(stage.write(conn))
+        stopping = asyncio.create_task(line.stopping.wait())
+        try:
+            await asyncio.wait({writing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            writing.cancel()
+            with suppress(asyncio.CancelledError):
+                await writing
+
+
+async def evaluate(line: Line, *, key_retention: timedelta) -> None:
+    """Stand by until no other evaluates, then evaluate.
+
+    The lock belongs to the connection that does the work, so it cannot outlive it. Should this
+    process be suspended, Postgres ends the idle session and another takes over.
+    """
+    settings = {
+        "application_name": "upshot evaluate",
+        "idle_session_timeout": "5s",
+        "idle_in_transaction_session_timeout": "60s",
+    }
+    async with connection(line, **settings) as conn:
+        while not await conn.fetchval("SELECT pg_try_advisory_lock($1)", _EVALUATING):
+            await pause_or_stop(line.stopping, STANDBY_POLL_SECONDS)
+            if line.stopping.is_set():
+                return
+        log.info("evaluating")
+        with line.signals.listening(EVALUATE) as hint:
+            await _evaluate(line, conn, hint, key_retention=key_retention)
+
+
+async def _evaluate(
+    line: Line, conn: asyncpg.Connection, hint: asyncio.Event, *, key_retention: timedelta
+) -> None:
+    evaluator = await Evaluator.load(conn, key_retention=key_retention)
+    events_max, carefully = BATCH_EVENTS_MAX, False
+    while not line.stopping.is_set():
+        hint.clear()
+        try:
+            progress = await evaluator.turn(events_max=events_max, carefully=carefully)
+        except AWAY:
+            raise
+        except asyncpg.PostgresError:
+            # Something in this batch is refused. Go through it again in smaller pieces, finding
+            # what it is; the rest goes on.
+            log.exception("batch_refused", events_max=events_max)
+            if carefully and events_max == 1:
+                raise
+            evaluator = await Evaluator.load(conn, key_retention=key_retention)
+            events_max, carefully = max(1, events_max // 8), True
+            continue
+        if progress.set_aside:
+            EVALUATION_ERRORS.inc(progress.set_aside)
+            log.warning("events_set_aside", count=progress.set_aside)
+        EVENTS_EVALUATED.inc(progress.events)
+        RUNS_MADE.inc(progress.runs)
+        if progress.events:
+            line.signals.wake_here(EVALUATED)
+            events_max = min(events_max * 2, BATCH_EVENTS_MAX)
+            carefully = carefully and events_max < BATCH_EVENTS_MAX
+        if progress.runs:
+            line.signals.wake(DELIVER)
+        if not progress.is_behind:
+            await wait_for_hint(hint, POLL_SECONDS)
+
+
+async def wait_for_hint(hint: asyncio.Event, seconds: float) -> None:
+    if not hint.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(hint.wait(), seconds)
+
+
+async def deliver(line: Line, stage: Deliverer) -> None:
+    """Claim and record in turns; the calls go on by themselves, also while the database is away."""
+    async with connection(line, application_name="upshot deliver") as conn:
+        with line.signals.listening(DELIVER) as hint:
+            while not line.stopping.is_set():
+                hint.clear()
+                await stage.turn(conn)
+                if not stage.has_ended:
+                    await wait_for_hint(hint, POLL_SECONDS)
+            await stage.drain(conn, within=DRAIN)
+
+
+async def tend(line: Line, retention: maintain.Retention) -> None:
+    """Give back lost leases every few seconds; tidy up once a minute, one process at a time."""
+    async with connection(line, application_name="upshot maintain") as conn:
+        turn = 0
+        while not line.stopping.is_set():
+            await maintain.rescue(conn, lambda: line.signals.wake(DELIVER))
+            if turn % TIDY_EVERY == 0:
+                await _tidy(conn, retention)
+            turn += 1
+            await pause_or_stop(line.stopping, RESCUE_SECONDS)
+
+
+async def _tidy(conn: asyncpg.Connection, retention: maintain.Retention) -> None:
+    if not await conn.fetchval("SELECT pg_try_advisory_lock($1)", _TIDYING):
+        return
+    try:
+        await maintain.tidy(conn, retention)
+    finally:
+        await conn.execute("SELECT pg_advisory_unlock($1)", _TIDYING)
+
+
+async def exchange_signals(line: Line) -> None:
+    async with connection(line, application_name="upshot signals") as conn:
+        exchanging = asyncio.create_task(line.signals.exchange(conn))
+        stopping = asyncio.create_task(line.stopping.wait())
+        done, _ = await asyncio.wait({exchanging, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        exchanging.cancel()
+        if exchanging in done:
+            await exchanging
+
+
+async def evaluated(line: Line, ids: list[UUID], *, within: timedelta) -> bool:
+    """Wait until the evaluator has passed these events; False when it takes longer."""
+    with line.signals.listening(EVALUATED) as hint, suppress(TimeoutError):
+        async with asyncio.timeout(within.total_seconds()):
+            while True:
+                hint.clear()
+                async with line.database.begin() as conn:
+                    if await event_log.are_evaluated(conn, ids):
+                        return True
+                await wait_for_hint(hint, POLL_SECONDS / 5)
+    return False

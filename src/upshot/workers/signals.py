@@ -1,0 +1,68 @@
+"""Hints that there is work: within the process at once, to other processes by NOTIFY."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+
+CHANNEL = "upshot"
+NOTIFY_EVERY_SECONDS = 0.01
+
+
+class Signals:
+    """Wakes loops by name. A hint may be lost; every loop looks for work by itself as well."""
+
+    def __init__(self) -> None:
+        self._listening: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._to_tell: set[str] = set()
+        self._has_to_tell = asyncio.Event()
+
+    def wake(self, name: str) -> None:
+        """Wake who listens in this process; if nobody does, those in others."""
+        if self._listening[name]:
+            self.wake_here(name)
+        else:
+            self._to_tell.add(name)
+            self._has_to_tell.set()
+
+    def wake_here(self, name: str) -> None:
+        """Wake who listens in this process, and nobody else."""
+        for event in self._listening[name]:
+            event.set()
+
+    @contextmanager
+    def listening(self, name: str) -> Iterator[asyncio.Event]:
+        """An event that is set by `wake(name)`, here or in another process."""
+        event = asyncio.Event()
+        self._listening[name].add(event)
+        try:
+            yield event
+        finally:
+            self._listening[name].discard(event)
+
+    async def exchange(self, conn: asyncpg.Connection) -> None:
+        """Hear from other processes and tell them, until the connection is lost."""
+        lost = asyncio.Event()
+        conn.add_termination_listener(lambda *_: lost.set())
+        await conn.add_listener(CHANNEL, self._heard)
+        losing = asyncio.create_task(lost.wait())
+        try:
+            while not losing.done():
+                telling = asyncio.create_task(self._has_to_tell.wait())
+                await asyncio.wait({losing, telling}, return_when=asyncio.FIRST_COMPLETED)
+                telling.cancel()
+                names, self._to_tell = sorted(self._to_tell), set()
+                self._has_to_tell.clear()
+                if names and not losing.done():
+                    await conn.execute(
+                        "SELECT pg_notify($1, name) FROM unnest($2::text[]) AS name", CHANNEL, names
+                    )
+                    await asyncio.sleep(NOTIFY_EVERY_SECONDS)
+        finally:
+            losing.cancel()
+        raise asyncpg.ConnectionDoesNotExistError("the listening connection was lost")
+
+    def _heard(self, _conn: object, _pid: int, _channel: str, name: object) -> None:
+        self.wake_here(str(name))
