@@ -5,9 +5,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID
@@ -21,10 +21,11 @@ from upshot import __version__
 from upshot.api.app import create_app
 from upshot.api.services import Services
 from upshot.core.errors import UpshotError
+from upshot.core.intake import NewEvent
 from upshot.core.networks import NetworkPolicy
 from upshot.pipeline.call import Caller
 from upshot.pipeline.deliver import Deliverer
-from upshot.pipeline.ingest import Ingest
+from upshot.pipeline.ingest import Ingest, Result
 from upshot.pipeline.maintain import Retention
 from upshot.pipeline.render import Renderers
 from upshot.settings import LOOPBACK_HOSTS, STAGES, Settings, Stage
@@ -69,8 +70,7 @@ class Server:
             Services(
                 settings=self.settings,
                 database=self.database,
-                ingest=self.ingest,
-                evaluated=self._evaluated,
+                ingest=_Posting(self.ingest, self._line),
                 wake=self.signals.wake,
                 not_ready=self.not_ready,
                 now=lambda: datetime.now(UTC),
@@ -185,9 +185,6 @@ class Server:
                     "say --insecure if that is what you want."
                 )
 
-    async def _evaluated(self, ids: list[UUID], within: timedelta) -> bool:
-        return await loops.evaluated(self._line, ids, within=within)
-
     def _url(self) -> str:
         if self.settings.database_url is not None:
             return self.settings.database_url.get_secret_value()
@@ -229,6 +226,20 @@ class Server:
         server.should_exit = True
         stopping.cancel()
         await serving
+
+
+@dataclass(frozen=True, slots=True)
+class _Posting:
+    """What the API needs of the line: to append events, and to wait until they are evaluated."""
+
+    stage: Ingest
+    line: loops.Line
+
+    async def append(self, events: Sequence[NewEvent]) -> list[Result]:
+        return await self.stage.append(events)
+
+    async def evaluated(self, ids: Sequence[UUID], within: timedelta) -> bool:
+        return await loops.evaluated(self.line, ids, within=within)
 
 
 class _Unmigrated(UpshotError):

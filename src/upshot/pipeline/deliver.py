@@ -3,10 +3,10 @@
 import asyncio
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, assert_never
+from typing import assert_never
 from uuid import UUID
 
 import asyncpg
@@ -21,23 +21,18 @@ from upshot.core.delivery import (
     TryAgain,
     Unreached,
     Verdict,
-    Webhook,
     call_body,
     judge,
     retry_at,
 )
-from upshot.core.errors import UpshotError
-from upshot.core.limits import (
-    CALLS_MAX,
-    LEASE,
-    RETRIES_DEFAULT,
-    RUNNER_TIMEOUT_DEFAULT,
-)
+from upshot.core.limits import CALLS_MAX, LEASE
 from upshot.core.parameter_schema import compile_schema, violations
+from upshot.core.templates import RenderFailed
 from upshot.metrics import ATTEMPT_SECONDS, ATTEMPTS, DELIVERY_DELAY_SECONDS, RUNS_FINISHED
 from upshot.pipeline.call import Caller
 from upshot.pipeline.render import Renderers
 from upshot.storage import queue
+from upshot.storage.deployments import webhook_of
 from upshot.storage.queue import ClaimedRun, Outcome
 
 RENEW_EVERY = timedelta(seconds=10)
@@ -164,7 +159,7 @@ class Deliverer:
         if run.template is not None:
             try:
                 parameters = await self._render(run, run.template)
-            except UpshotError as error:
+            except RenderFailed as error:
                 self._note(run, _unrendered(run, started_at, error))
                 return
         body = call_body(
@@ -194,7 +189,7 @@ class Deliverer:
             problems = violations(compile_schema(json.loads(run.parameter_schema)), rendered)
             if problems:
                 where = ".".join(map(str, problems[0].loc))
-                raise UpshotError(f"The parameters break the schema: {where} {problems[0].msg}")
+                raise RenderFailed(f"The parameters break the schema: {where} {problems[0].msg}")
         return json.dumps(rendered)
 
     def _note(self, run: ClaimedRun, outcome: Outcome) -> None:
@@ -259,24 +254,12 @@ class _Made:
     verdict: Verdict
 
 
-def webhook_of(runner: Mapping[str, Any]) -> Webhook:
-    """The webhook of a stored runner; what was not written has its default."""
-    secret = runner.get("secret") or ()
-    return Webhook(
-        url=runner["url"],
-        headers=runner.get("headers") or {},
-        secrets=(secret,) if isinstance(secret, str) else tuple(secret),
-        timeout=timedelta(seconds=runner.get("timeout", RUNNER_TIMEOUT_DEFAULT.total_seconds())),
-        retries=tuple(runner.get("retries", RETRIES_DEFAULT)),
-    )
-
-
 def _crashed(started_at: datetime, error: Exception) -> _Made:
     reason = f"internal error: {error!r}"
     return _Made(Attempt(started_at, timedelta(0), Unreached(reason)), TryAgain(reason))
 
 
-def _unrendered(run: ClaimedRun, started_at: datetime, error: UpshotError) -> Outcome:
+def _unrendered(run: ClaimedRun, started_at: datetime, error: RenderFailed) -> Outcome:
     return Outcome(
         run_id=run.id,
         lease=run.lease,

@@ -167,6 +167,9 @@ async def save_cursor(conn: asyncpg.Connection, name: str, cursor: Cursor) -> bo
     return str(moved) == "UPDATE 1"
 
 
+READER_SETTINGS = {"enable_seqscan": "off", "enable_bitmapscan": "off"}
+"""For connections that read the log: a plan made while a day was empty is used when it is full."""
+
 # The rows whose transaction had ended in the new snapshot and not in the cursor's, in the order
 # of (xid, position). Two ordered index ranges of events_in_commit_order: transactions that were
 # under way in the old snapshot, then those that began after it. From its xmin instead, every poll

@@ -235,7 +235,7 @@ async def finish_if_leased(conn: asyncpg.Connection, outcomes: Sequence[Outcome]
     await conn.execute(
         "INSERT INTO attempts "
         "(run_id, number, started_at, duration, status, outcome, error, response) "
-        "SELECT * FROM unnest($1::uuid[], $2::int[], $3::timestamptz[], $4::real[], "
+        "SELECT * FROM unnest($1::uuid[], $2::int[], $3::timestamptz[], $4::float8[], "
         "$5::smallint[], $6::text[], $7::text[], $8::text[]) ON CONFLICT DO NOTHING",
         [outcome.run_id for outcome in outcomes],
         [outcome.attempt for outcome in outcomes],

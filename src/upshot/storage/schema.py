@@ -3,12 +3,12 @@
 from typing import Any
 
 from sqlalchemy import (
-    REAL,
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
     DateTime,
+    Double,
     ForeignKey,
     Identity,
     Index,
@@ -113,7 +113,7 @@ deployments = Table(
     Column("parameters", JSON, nullable=False),
     Column("parameter_schema", JSON(none_as_null=True)),
     Column("max_concurrency", Integer, nullable=False),
-    Column("run_timeout", REAL, nullable=False, comment="seconds"),
+    Column("run_timeout", Double, nullable=False, comment="seconds"),
     Column("overlap", Text, nullable=False),
     Column("enabled", Boolean, nullable=False),
     Column("disabled_reason", Text),
@@ -217,7 +217,7 @@ attempts = Table(
     Column("run_id", UUID, primary_key=True),
     Column("number", Integer, primary_key=True),
     _at("started_at"),
-    Column("duration", REAL, nullable=False, comment="seconds"),
+    Column("duration", Double, nullable=False, comment="seconds"),
     Column("status", SmallInteger),
     Column("outcome", Text, nullable=False),
     Column("error", Text),

@@ -68,8 +68,10 @@ async def counts(conn: AsyncConnection) -> Counts:
             )
         )
     ).one()
-    states = await conn.execute(text("SELECT state, count(*) FROM run_queue GROUP BY state"))
-    found = dict(list(states.tuples()))
+    states = await conn.execute(
+        text("SELECT state, count(*) AS open FROM run_queue GROUP BY state")
+    )
+    found: dict[str, int] = {row.state: row.open for row in states}
     open_states = (RunState.SCHEDULED, RunState.RUNNING, RunState.RETRYING)
     return Counts(
         open_runs={state.value: found.get(state.value, 0) for state in open_states},

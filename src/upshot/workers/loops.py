@@ -1,7 +1,7 @@
 """The loops that run stages: each with its own connection, taken up again when it is lost."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -94,6 +94,7 @@ async def evaluate(line: Line, *, key_retention: timedelta) -> None:
     process be suspended, Postgres ends the idle session and another takes over.
     """
     settings = {
+        **event_log.READER_SETTINGS,
         "application_name": "upshot evaluate",
         "idle_session_timeout": "5s",
         "idle_in_transaction_session_timeout": "60s",
@@ -193,7 +194,7 @@ async def exchange_signals(line: Line) -> None:
             await exchanging
 
 
-async def evaluated(line: Line, ids: list[UUID], *, within: timedelta) -> bool:
+async def evaluated(line: Line, ids: Sequence[UUID], *, within: timedelta) -> bool:
     """Wait until the evaluator has passed these events; False when it takes longer."""
     with line.signals.listening(EVALUATED) as hint, suppress(TimeoutError):
         async with asyncio.timeout(within.total_seconds()):

@@ -1,0 +1,44 @@
+"""The HTTP API put together."""
+
+from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from upshot.api import deployments, docs, events, runs, status, triggers
+from upshot.api.auth import Guard
+from upshot.api.problems import answer_to
+from upshot.api.services import Services
+
+
+def create_app(services: Services) -> FastAPI:
+    """The application that `services` are served by."""
+    app = FastAPI(
+        title="Upshot",
+        version=status.VERSION,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        strict_content_type=False,
+        generate_unique_id_function=_operation_id,
+        exception_handlers={HTTPException: _not_routed, Exception: _not_routed},
+    )
+    app.state.services = services
+    app.state.guard = Guard(services)
+    app.state.counts = status.CountsCache()
+    for module in (events, triggers, deployments, runs, status):
+        app.include_router(module.router)
+    app.include_router(status.health)
+    app.include_router(docs.router)
+    app.mount("/docs/assets", StaticFiles(directory=docs.ASSETS), name="assets")
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+async def _not_routed(_: Request, error: Exception) -> Response:
+    """Paths and methods that do not exist."""
+    return answer_to(error)

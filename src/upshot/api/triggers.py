@@ -1,0 +1,302 @@
+"""Triggers: registered, changed, shown. Each change is an entry of the log, in the same commit."""
+
+from typing import Annotated, Any, Final, Literal
+from uuid import UUID, uuid4
+
+from fastapi import Body, Path, Query, Response
+from pydantic import AwareDatetime, Field, model_validator
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from upshot.api.answers import Listed, json_answer, no_answer
+from upshot.api.bodies import JSON, MERGE_PATCH, merge_patch, validated
+from upshot.api.deployments import prefixed
+from upshot.api.paging import (
+    DEFAULT,
+    CursorText,
+    Limit,
+    decode_cursor,
+    encode_cursor,
+    read_name,
+)
+from upshot.api.problems import BODY, problems
+from upshot.api.routing import new_router
+from upshot.api.services import Using
+from upshot.core.errors import Conflict, Invalid, NotFound, Problem
+from upshot.core.language import EventTrigger, Name
+from upshot.core.templates import compile_parameters
+from upshot.storage import deployments, triggers
+from upshot.storage.triggers import Keys, StoredTrigger
+
+router = new_router("triggers")
+
+_READ_ONLY: Final = ("id", "version", "created", "updated", "keys")
+
+
+class TriggerWritten(EventTrigger):
+    """A trigger, as a client writes it. What is only shown may be sent back, and is ignored."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_is_only_shown(cls, document: Any) -> Any:
+        if isinstance(document, dict):
+            return {name: value for name, value in document.items() if name not in _READ_ONLY}
+        return document
+
+
+class TriggerShown(EventTrigger):
+    """A trigger, as it is registered."""
+
+    name: Name
+    id: UUID
+    version: int = Field(description="Counts the changes; 1 is the trigger as it was made.")
+    created: AwareDatetime
+    updated: AwareDatetime
+
+
+class KeysChanged(TriggerShown):
+    """A trigger after a change, and what became of its open keys."""
+
+    keys: dict[Literal["kept", "forgotten"], int] | None = Field(
+        default=None, description="Only where something was changed."
+    )
+
+
+NameInPath = Annotated[Name, Path(description="The trigger's name.")]
+KeysWanted = Annotated[
+    Literal["keep"] | None,
+    Query(description="Keep the open keys although the condition changes."),
+]
+_EXAMPLE: Final = {
+    "deployment": "post-order-complete",
+    "after": ["order.created"],
+    "expect": ["order.complete"],
+    "for_each": ["prefect.resource.id"],
+    "parameters": {"user_id": "{{ event.resource.id }}"},
+}
+
+
+@router.post(
+    "/v1/triggers",
+    summary="Register a trigger",
+    status_code=201,
+    response_model=TriggerShown,
+    responses=problems(*BODY, 409),
+)
+async def post_trigger(
+    services: Using,
+    written: Annotated[TriggerWritten, Body(examples=[{"name": "order-complete", **_EXAMPLE}])],
+) -> Response:
+    """It sees every event that is posted after the answer, and none from before."""
+    if written.name is None:
+        raise Invalid("name: Field required", [Problem(("name",), "Field required")])
+    async with services.database.begin() as conn:
+        made = await _create(conn, written.name, written)
+    if made is None:
+        raise _taken(written.name)
+    services.wake("evaluate")
+    return json_answer(shown(made), 201)
+
+
+@router.put(
+    "/v1/triggers/{name}",
+    summary="Register or replace a trigger",
+    response_model=KeysChanged,
+    responses={
+        200: {"description": "It is replaced, or was the same before."},
+        201: {"description": "It is registered.", "model": TriggerShown},
+        **problems(*BODY, 409),
+    },
+)
+async def put_trigger(
+    name: NameInPath,
+    services: Using,
+    written: Annotated[TriggerWritten, Body(examples=[_EXAMPLE])],
+    keys: KeysWanted = None,
+) -> Response:
+    """The same request again changes nothing. Another `name` in the body renames.
+
+    A change of the condition forgets the open keys, unless `?keys=keep` is given and `for_each` is
+    the same; any other change keeps them.
+    """
+    async with services.database.begin() as conn:
+        stored = await triggers.lock(conn, name)
+        if stored is None:
+            if written.name not in (None, name):
+                raise NotFound(f"There is no trigger {name!r} that could be renamed.")
+            made = await _create(conn, name, written)
+            if made is None:
+                # Somebody else has just made it.
+                stored = await _locked(conn, name)
+        if stored is not None:
+            answer = await _change(conn, stored, written, keys)
+        else:
+            assert made is not None
+            answer = json_answer(shown(made), 201)
+    services.wake("evaluate")
+    return answer
+
+
+@router.patch(
+    "/v1/triggers/{name}",
+    summary="Change a trigger",
+    response_model=KeysChanged,
+    responses=problems(*BODY, 404, 409),
+    openapi_extra={
+        "requestBody": {
+            "content": {
+                media_type: {"schema": {"type": "object"}, "example": {"enabled": False}}
+                for media_type in (MERGE_PATCH, JSON)
+            }
+        }
+    },
+)
+async def patch_trigger(
+    name: NameInPath,
+    services: Using,
+    patch: Annotated[dict[str, Any], Body()],
+    keys: KeysWanted = None,
+) -> Response:
+    """A merge patch (RFC 7396): what is not sent stays, null goes back to the default."""
+    async with services.database.begin() as conn:
+        stored = await _locked(conn, name)
+        document = {"name": stored.name, **stored.document}
+        written = validated(TriggerWritten, merge_patch(document, patch))
+        answer = await _change(conn, stored, written, keys)
+    services.wake("evaluate")
+    return answer
+
+
+@router.get(
+    "/v1/triggers/{name}",
+    summary="Show a trigger",
+    response_model=TriggerShown,
+    responses=problems(404),
+)
+async def show_trigger(name: NameInPath, services: Using) -> Response:
+    """One trigger, in the form in which it is kept."""
+    async with services.database.begin() as conn:
+        stored = await triggers.load(conn, name)
+    if stored is None:
+        raise _unknown(name)
+    return json_answer(shown(stored))
+
+
+@router.get(
+    "/v1/triggers",
+    summary="List triggers",
+    response_model=Listed[TriggerShown],
+    responses=problems(),
+)
+async def list_triggers(
+    services: Using, limit: Limit = DEFAULT, cursor: CursorText = None
+) -> Response:
+    """By name."""
+    after = decode_cursor(cursor, read_name) or ""
+    async with services.database.begin() as conn:
+        found = await triggers.page(conn, after=after, limit=limit + 1)
+    more = len(found) > limit
+    return json_answer(
+        {
+            "items": [shown(one) for one in found[:limit]],
+            "next_cursor": encode_cursor(found[limit - 1].name) if more else None,
+        }
+    )
+
+
+@router.delete(
+    "/v1/triggers/{name}", summary="Delete a trigger", status_code=204, responses=problems(404)
+)
+async def delete_trigger(name: NameInPath, services: Using) -> Response:
+    """Its open keys go with it; its runs stay."""
+    async with services.database.begin() as conn:
+        stored = await _locked(conn, name)
+        await triggers.append_deleted(conn, stored)
+        await triggers.remove(conn, stored.id)
+    services.wake("evaluate")
+    return no_answer()
+
+
+def shown(trigger: StoredTrigger) -> dict[str, Any]:
+    """A trigger as it is answered."""
+    return {
+        "name": trigger.name,
+        "id": trigger.id,
+        "version": trigger.version,
+        **trigger.document,
+        "created": trigger.created_at,
+        "updated": trigger.updated_at,
+    }
+
+
+async def _create(conn: AsyncConnection, name: str, written: EventTrigger) -> StoredTrigger | None:
+    """None: the name is taken."""
+    await _check(conn, written)
+    made = await triggers.create(conn, trigger_id=uuid4(), name=name, document=_document(written))
+    if made is not None:
+        await triggers.append_saved(conn, made, keys="forget")
+    return made
+
+
+async def _change(
+    conn: AsyncConnection,
+    stored: StoredTrigger,
+    written: EventTrigger,
+    keys_wanted: Literal["keep"] | None,
+) -> Response:
+    before = EventTrigger.model_validate(stored.document)
+    name = written.name or stored.name
+    if _document(before) == _document(written) and name == stored.name:
+        return json_answer(shown(stored))
+    await _check(conn, written)
+    keys = _keys_after(before, written, keys_wanted)
+    try:
+        changed = await triggers.replace(conn, stored.id, name=name, document=_document(written))
+    except IntegrityError:
+        raise _taken(name) from None
+    await triggers.append_saved(conn, changed, keys=keys)
+    count = await triggers.open_keys(conn, stored.number)
+    told = {"kept": count} if keys == "keep" else {"forgotten": count}
+    return json_answer({**shown(changed), "keys": told})
+
+
+def _keys_after(before: EventTrigger, after: EventTrigger, wanted: Literal["keep"] | None) -> Keys:
+    if before.condition().same_as(after.condition()):
+        return "keep"
+    if wanted is None:
+        return "forget"
+    if before.for_each != after.for_each:
+        message = "The open keys cannot be kept, since for_each changes. Leave out ?keys=keep."
+        raise Invalid(message, [Problem(("query", "keys"), message)])
+    return "keep"
+
+
+async def _check(conn: AsyncConnection, written: EventTrigger) -> None:
+    """What takes more than the document to know: its templates, and its deployment."""
+    try:
+        compile_parameters(written.parameters)
+    except Invalid as error:
+        raise Invalid(error.message, prefixed("parameters", error.problems)) from None
+    written.compiled()
+    if await deployments.hold(conn, written.deployment) is None:
+        message = f"There is no deployment {written.deployment!r}. Make it first."
+        raise Invalid(message, [Problem(("deployment",), message)])
+
+
+def _document(written: EventTrigger) -> dict[str, Any]:
+    return EventTrigger.model_dump(written, mode="json", exclude={"name"})
+
+
+async def _locked(conn: AsyncConnection, name: str) -> StoredTrigger:
+    stored = await triggers.lock(conn, name)
+    if stored is None:
+        raise _unknown(name)
+    return stored
+
+
+def _unknown(name: str) -> NotFound:
+    return NotFound(f"There is no trigger {name!r}.")
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(f"There is a trigger {name!r} already. PUT replaces it.")
