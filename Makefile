@@ -9,7 +9,7 @@ COMPILE := build/lock/bin/pip-compile --quiet --no-config --generate-hashes --st
 	--allow-unsafe --no-emit-options --no-header --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format bench soak lock clean
+.PHONY: help demo serve test check lint format bench soak lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,12 +23,13 @@ serve: $(RUN) ## Run the server, with a Postgres of its own unless UPSHOT_DATABA
 test: $(DEV) ## Run the tests
 	$(BIN)/pytest
 
-check: $(DEV) ## Format, lint, types, imports and tests: what a change must pass
+check: lint test ## All that a change must pass
+
+lint: $(DEV) ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
 
 format: $(DEV) ## Write the code as `make check` wants it
 	$(BIN)/ruff format

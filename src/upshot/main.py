@@ -38,6 +38,7 @@ from upshot.workers.signals import Signals
 INGEST_WRITERS = 2
 HTTP_GRACE_SECONDS = 8
 BACKLOG = 2048
+KEEP_ALIVE_SECONDS = 65  # longer than clients and proxies keep idle connections
 WATCH_SECONDS = 1.0
 
 log = structlog.get_logger()
@@ -215,6 +216,7 @@ class Server:
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=HTTP_GRACE_SECONDS,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
             )
         )
         host, port = bound.getsockname()[:2]

@@ -167,7 +167,7 @@ async def retry_run(run_id: UUID, services: Using) -> Response:
                 await runs.make_due(conn, run_id)
             case RunState.SCHEDULED | RunState.RUNNING | RunState.COMPLETED:
                 raise Conflict(
-                    f"Run {run_id} is {state}; only failed, cancelled and retrying ones are retried."
+                    f"Run {run_id} is {state}; failed, cancelled and retrying runs are retried."
                 )
         answer = await run_answer(conn, run_id, status=200)
     assert answer is not None

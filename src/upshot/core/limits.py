@@ -119,3 +119,9 @@ POSTGRES_STOPS_WITHIN = timedelta(minutes=2)
 POSTGRES_ORPHANS_LEAVE_WITHIN = timedelta(seconds=90)
 POSTGRES_LOG_BYTES_MAX = 16 * MIB
 SOCKET_PATH_BYTES_MAX = 103  # macOS' bound; Linux allows 107.
+
+# The command.
+REBASE_WAIT_MAX = timedelta(seconds=10)
+REBASE_WITHIN = timedelta(days=1)
+DEMO_RUN_ENDS_WITHIN = timedelta(seconds=30)
+DEMO_STOPS_WITHIN = timedelta(seconds=60)

@@ -204,7 +204,7 @@ class Deliverer:
         )
 
     def _outcome(self, run: ClaimedRun, made: "_Made", *, parameters: str | None = None) -> Outcome:
-        state, outcome, error, again_at = self._next(run, made.verdict)
+        state, outcome, error, again_after = self._next(run, made.verdict)
         return Outcome(
             run_id=run.id,
             lease=run.lease,
@@ -216,14 +216,14 @@ class Deliverer:
             status=made.attempt.status,
             error=made.attempt.error or error,
             response=made.attempt.response_text,
-            again_at=again_at,
+            again_after=again_after,
             parameters=parameters if run.template is not None else None,
         )
 
     def _next(
         self, run: ClaimedRun, verdict: Verdict
-    ) -> tuple[str, str, str | None, datetime | None]:
-        """The run's next state, the attempt's outcome, the error, when to try again."""
+    ) -> tuple[str, str, str | None, timedelta | None]:
+        """The run's next state, the attempt's outcome, the error, how long until the next."""
         match verdict:
             case Completed():
                 return "completed", "completed", None, None
@@ -234,8 +234,9 @@ class Deliverer:
             case Failed(reason):
                 return "failed", "failed", reason, None
             case TryAgain(reason, after):
+                now = self._now()
                 again_at = retry_at(
-                    self._now(),
+                    now,
                     retries=webhook_of(json.loads(run.runner)).retries,
                     retries_used=run.retries_used,
                     after=after,
@@ -243,7 +244,7 @@ class Deliverer:
                 )
                 if again_at is None:
                     return "failed", "failed", f"{reason}; no retries are left", None
-                return "retrying", "failed", reason, again_at
+                return "retrying", "failed", reason, again_at - now
             case _:
                 assert_never(verdict)
 
@@ -283,5 +284,5 @@ def _cut_off(run: ClaimedRun, now: datetime, *, outcome: str, why: str) -> Outco
         duration=0.0,
         outcome=outcome,
         error=why,
-        again_at=now,
+        again_after=timedelta(0),
     )

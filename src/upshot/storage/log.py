@@ -19,6 +19,9 @@ from upshot.core.intake import NewEvent
 EVALUATE = "evaluate"
 """The evaluator's cursor."""
 
+EVALUATING = 0x7570_6576
+"""The advisory lock of the evaluator at work: "upev"."""
+
 _COLUMNS = (
     "occurred_at", "id", "follows", "size", "name", "resource_id", "labels", "related", "payload",
 )  # fmt: skip

@@ -55,7 +55,7 @@ class ClaimedRun:
 class Outcome:
     """How an attempt ended. `state` is the run's next one; `running` means the runner works on.
 
-    `again_at` is set for `retrying`. `parameters` are those rendered for this attempt, if any.
+    `again_after` is set for `retrying`. `parameters` are those rendered for this attempt, if any.
     """
 
     run_id: UUID
@@ -68,7 +68,7 @@ class Outcome:
     status: int | None = None
     error: str | None = None
     response: str | None = None
-    again_at: datetime | None = None
+    again_after: timedelta | None = None
     parameters: str | None = None
 
 
@@ -182,11 +182,11 @@ async def claim(conn: asyncpg.Connection, *, limit: int, lease: timedelta) -> li
 
 _FINISH = """
 WITH given AS (
-    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::text[],
+    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::interval[], $5::text[],
                          $6::text[], $7::bool[])
-        AS g (run_id, lease, state, again_at, error, parameters, uses_retry)
+        AS g (run_id, lease, state, again_after, error, parameters, uses_retry)
 ), held AS (
-    SELECT q.run_id, q.deployment, g.state, g.again_at, g.error, g.parameters, g.uses_retry
+    SELECT q.run_id, q.deployment, g.state, g.again_after, g.error, g.parameters, g.uses_retry
       FROM run_queue AS q JOIN given AS g ON g.run_id = q.run_id AND g.lease = q.lease
      ORDER BY q.run_id FOR UPDATE OF q
 ), ended AS (
@@ -194,7 +194,7 @@ WITH given AS (
      WHERE q.run_id = h.run_id AND h.state IN ('completed', 'failed')
 ), again AS (
     UPDATE run_queue AS q
-       SET state = 'retrying', lease = NULL, lease_until = NULL, due_at = h.again_at,
+       SET state = 'retrying', lease = NULL, lease_until = NULL, due_at = now() + h.again_after,
            retries_used = q.retries_used + h.uses_retry::int
       FROM held AS h WHERE q.run_id = h.run_id AND h.state = 'retrying'
 ), accepted AS (
@@ -227,7 +227,7 @@ async def finish_if_leased(conn: asyncpg.Connection, outcomes: Sequence[Outcome]
         [outcome.run_id for outcome in outcomes],
         [outcome.lease for outcome in outcomes],
         [outcome.state for outcome in outcomes],
-        [outcome.again_at for outcome in outcomes],
+        [outcome.again_after for outcome in outcomes],
         [outcome.error for outcome in outcomes],
         [outcome.parameters for outcome in outcomes],
         [outcome.outcome != "released" for outcome in outcomes],

@@ -28,7 +28,6 @@ RESCUE_SECONDS = 5.0
 TIDY_EVERY = 12  # rescues
 RECONNECT_SECONDS_MAX = 1.0
 DRAIN = timedelta(seconds=25)
-_EVALUATING = 0x7570_6576  # the advisory lock of the evaluator at work: "upev"
 _TIDYING = 0x7570_7469  # the advisory lock of whoever tidies: "upti"
 
 log = structlog.get_logger()
@@ -100,7 +99,7 @@ async def evaluate(line: Line, *, key_retention: timedelta) -> None:
         "idle_in_transaction_session_timeout": "60s",
     }
     async with connection(line, **settings) as conn:
-        while not await conn.fetchval("SELECT pg_try_advisory_lock($1)", _EVALUATING):
+        while not await conn.fetchval("SELECT pg_try_advisory_lock($1)", event_log.EVALUATING):
             await pause_or_stop(line.stopping, STANDBY_POLL_SECONDS)
             if line.stopping.is_set():
                 return

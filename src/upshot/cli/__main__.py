@@ -1,0 +1,5 @@
+"""Lets `python -m upshot.cli` be the `upshot` command."""
+
+from upshot.cli.entry import main
+
+main()

@@ -1,0 +1,187 @@
+"""The API on a real database, its events stored by the real ingest, evaluated when a test says."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import count, takewhile
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from upshot.api.app import create_app
+from upshot.api.services import Services
+from upshot.core.intake import NewEvent
+from upshot.pipeline.evaluate import Evaluator
+from upshot.pipeline.ingest import Ingest, Result
+from upshot.settings import Settings
+from upshot.storage import queue
+from upshot.storage.database import Database
+from upshot.workers import loops
+from upshot.workers.signals import Signals
+
+RUNNER = {"type": "webhook", "url": "http://127.0.0.1:9000/run"}
+SHOP = {
+    "deployment": "post-order-complete",
+    "after": ["order.created"],
+    "expect": ["order.complete"],
+    "for_each": ["prefect.resource.id"],
+    "parameters": {"user_id": "{{ event.resource.id }}"},
+}
+
+
+@dataclass(slots=True)
+class Clock:
+    """The time as the API sees it, in the test's hand."""
+
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def __call__(self) -> datetime:
+        return self.at
+
+    def advance(self, by: timedelta) -> None:
+        self.at += by
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """The ingest stage, and the wait for the evaluator."""
+
+    ingest: Ingest
+    line: loops.Line
+
+    async def append(self, events: Sequence[NewEvent]) -> list[Result]:
+        return await self.ingest.append(events)
+
+    async def evaluated(self, ids: Sequence[UUID], within: timedelta) -> bool:
+        return await loops.evaluated(self.line, ids, within=within)
+
+
+@dataclass(slots=True)
+class Api:
+    """A client of the API, and what tests do behind its back."""
+
+    app: FastAPI
+    client: httpx.AsyncClient
+    conn: asyncpg.Connection
+    clock: Clock
+    woken: list[str]
+
+    async def put(self, path: str, body: Any, **more: Any) -> httpx.Response:
+        return await self.client.put(path, json=body, **more)
+
+    async def get(self, path: str, **params: Any) -> Any:
+        answer = await self.client.get(path, params=params)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    async def post_events(self, *events: dict[str, Any]) -> list[str]:
+        """Their ids."""
+        answer = await self.client.post("/v1/events", json=list(events))
+        assert answer.status_code == 201, answer.text
+        return [result["id"] for result in answer.json()["results"]]
+
+    async def shop(self, **more: Any) -> None:
+        """The deployment and the trigger of the shop."""
+        made = await self.put("/v1/deployments/post-order-complete", {"runner": RUNNER})
+        assert made.status_code in (200, 201), made.text
+        made = await self.put("/v1/triggers/order-complete", {**SHOP, **more})
+        assert made.status_code in (200, 201), made.text
+
+    async def evaluate(self) -> None:
+        """Evaluate all that is posted."""
+        evaluator = await Evaluator.load(self.conn, key_retention=timedelta(days=90))
+        while (await evaluator.turn()).events:
+            pass
+
+    async def order(self, user: str) -> str:
+        """An order that is created and complete, and evaluated; the id of the run it led to."""
+        await self.post_events(
+            {"event": "order.created", "resource": {"id": user}},
+            {"event": "order.complete", "resource": {"id": user}},
+        )
+        await self.evaluate()
+        run_id: str = (await self.get("/v1/runs", limit=1))["items"][0]["id"]
+        return run_id
+
+    async def claim(self) -> queue.ClaimedRun:
+        """The one run that is due."""
+        async with self.conn.transaction():
+            (claimed,) = await queue.claim(self.conn, limit=10, lease=timedelta(seconds=30))
+        return claimed
+
+    async def end_attempt(self, run: queue.ClaimedRun, state: str, **more: Any) -> None:
+        """Write down how the attempt of a claimed run ended."""
+        outcome = queue.Outcome(
+            run_id=run.id,
+            lease=run.lease,
+            state=state,
+            attempt=run.attempt,
+            started_at=datetime.now(UTC),
+            duration=0.25,
+            outcome="accepted" if state == "running" else state,
+            **more,
+        )
+        async with self.conn.transaction():
+            assert await queue.finish_if_leased(self.conn, [outcome]) == {run.id}
+
+
+MakeApi = Callable[..., Api]
+
+
+@pytest.fixture
+async def make_api(database: Database, conn: asyncpg.Connection) -> AsyncIterator[MakeApi]:
+    """Makes APIs with settings of their own."""
+    signals = Signals()
+    ingest = Ingest(on_stored=lambda: None)
+    line = loops.Line(database, signals, asyncio.Event())
+    writer = await database.connect()
+    writing = asyncio.create_task(ingest.write(writer))
+    await _opened(ingest)
+    clients: list[httpx.AsyncClient] = []
+
+    def make(
+        *,
+        base_url: str = "http://127.0.0.1:8484",
+        not_ready: str | None = None,
+        api_database: Database = database,
+        **settings: Any,
+    ) -> Api:
+        woken: list[str] = []
+        clock = Clock()
+        app = create_app(
+            Services(
+                settings=Settings(_env_file=None, **settings),
+                database=api_database,
+                ingest=Posting(ingest, line),
+                wake=woken.append,
+                not_ready=lambda: not_ready,
+                now=clock,
+            )
+        )
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        client = httpx.AsyncClient(transport=transport, base_url=base_url)
+        clients.append(client)
+        return Api(app=app, client=client, conn=conn, clock=clock, woken=woken)
+
+    yield make
+    for client in clients:
+        await client.aclose()
+    writing.cancel()
+    await asyncio.wait({writing})
+    await writer.close()
+
+
+async def _opened(ingest: Ingest) -> None:
+    """Events are refused until a writer has its connection."""
+    for _ in takewhile(lambda _: not ingest.is_open, count()):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def api(make_api: MakeApi) -> Api:
+    return make_api()
