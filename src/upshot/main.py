@@ -31,7 +31,7 @@ from upshot.pipeline.render import Renderers
 from upshot.settings import LOOPBACK_HOSTS, STAGES, Settings, Stage
 from upshot.storage import api_keys, embedded
 from upshot.storage import log as event_log
-from upshot.storage.database import AWAY, Database
+from upshot.storage.database import Database, is_away
 from upshot.workers import loops
 from upshot.workers.signals import Signals
 
@@ -151,12 +151,14 @@ class Server:
             try:
                 await self._open_database()
                 return
-            except AWAY as error:
-                self._not_ready = f"waiting for Postgres: {error}"
-                log.warning("waiting_for_postgres", error=str(error))
             except _Unmigrated as error:
                 self._not_ready = error.message
                 log.warning("waiting_for_migration", hint=error.message)
+            except Exception as error:
+                if not is_away(error):
+                    raise
+                self._not_ready = f"waiting for Postgres: {error}"
+                log.warning("waiting_for_postgres", error=str(error))
             await loops.pause_or_stop(self.stopping, pause)
             pause = min(pause * 2, 2.0)
 

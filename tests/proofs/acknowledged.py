@@ -93,7 +93,9 @@ async def _check(url: str, acknowledged: Sequence[UUID]) -> None:
         stored = Counter(
             row["id"] for row in await conn.fetch("SELECT id FROM events WHERE name LIKE 'order.%'")
         )
-        evaluated = Counter(row["event_id"] for row in await conn.fetch("SELECT event_id FROM runs"))
+        evaluated = Counter(
+            row["event_id"] for row in await conn.fetch("SELECT event_id FROM runs")
+        )
     finally:
         await conn.close()
     lost = set(acknowledged) - stored.keys()

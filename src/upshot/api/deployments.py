@@ -47,6 +47,8 @@ from upshot.storage.deployments import Deployment, DeploymentFields
 HIDDEN: Final = "***"
 """What is shown in place of a secret, and what keeps it when it is sent back."""
 
+_HIDDEN_FIELDS: Final = ("secret", "headers")
+
 RUN_TIMEOUT_DEFAULT: Final = timedelta(hours=1)
 
 router = new_router("deployments")
@@ -379,12 +381,15 @@ def _in_use(name: str, triggers: list[str]) -> Conflict:
 
 
 def _patched(document: dict[str, Any], patch: dict[str, Any]) -> Any:
-    """The merge; but null for a secret or a header stays, since leaving it out would keep it."""
-    merged = merge_patch(document, patch)
+    """The merge. What is hidden is left out, which keeps it, and null for it stays null."""
+    shown_runner = {
+        name: value for name, value in document["runner"].items() if name not in _HIDDEN_FIELDS
+    }
+    merged = merge_patch({**document, "runner": shown_runner}, patch)
     runner = patch.get("runner")
     if not isinstance(runner, dict):
         return merged
-    for field in ("secret", "headers"):
+    for field in _HIDDEN_FIELDS:
         if field in runner and runner[field] is None:
             merged["runner"][field] = None
     headers = runner.get("headers")

@@ -105,7 +105,7 @@ async def post_trigger(
     responses={
         200: {"description": "It is replaced, or was the same before."},
         201: {"description": "It is registered.", "model": TriggerShown},
-        **problems(*BODY, 409),
+        **problems(*BODY, 404, 409),
     },
 )
 async def put_trigger(

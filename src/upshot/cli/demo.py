@@ -74,7 +74,7 @@ def _ensure_server(client: Client, server: Background) -> None:
         typer.echo(f"A server runs at {client.url} already; the demo uses that one.")
     elif not server.is_running:
         typer.echo(f"Starting a server: upshot serve   (it writes to {server.log})")
-        server.start([sys.executable, "-m", "upshot.cli", "serve"])
+        server.start([sys.executable, "-m", "upshot", "serve"])
     with Console().status("The server starts..."):
         _wait_until_ready(client, server)
     typer.echo(f"The server is ready at {client.url}")
@@ -150,13 +150,15 @@ def _key_of(settings: Settings) -> str | None:
 
 def _say_goodbye(url: str, settings: Settings, directory: Path, processes: Processes) -> None:
     command = "upshot" if Path(sys.argv[0]).name != "upshot" else sys.argv[0]
+    is_default = url == f"http://127.0.0.1:{Settings.model_fields['port'].default}"
+    elsewhere = "" if is_default else f" --url {url}"
     data = "in UPSHOT_DATABASE_URL" if settings.database_url else f"in {settings.data_dir}"
     stops = "stops both" if processes.server.is_running else "stops the runner"
     typer.echo(
         plain(
             f"\nThe server and the runner stay; complete order 456 yourself and look:\n"
-            f"  {command} event emit order.complete --resource id=456 --wait\n"
-            f"  {command} run list\n"
+            f"  {command} event emit order.complete --resource id=456 --wait{elsewhere}\n"
+            f"  {command} run list{elsewhere}\n"
             f"  tail {processes.runner.log}\n"
             f"The API, to try out    {url}/docs\n"
             f"Data                   {data}\n"

@@ -59,9 +59,7 @@ def emit(
     ] = None,
     event_id: Annotated[
         str | None,
-        typer.Option(
-            "--id", metavar="UUID", help="Its id; posting the same again is a duplicate, not a new."
-        ),
+        typer.Option("--id", metavar="UUID", help="Its id; the same posted again is a duplicate."),
     ] = None,
     occurred: Annotated[
         str | None, typer.Option(metavar="TIME", help="When it happened. Default: now.")

@@ -12,24 +12,27 @@ from upshot.cli.options import AsJson
 from upshot.cli.output import print_json, print_table, tell
 from upshot.core.language import seconds
 from upshot.settings import Settings
-from upshot.storage.database import without_password
 
 HIDDEN = "***"
+DAY = timedelta(days=1)
 
 
 def show(as_json: AsJson = False) -> None:
-    """Show every setting, its value and its source; secrets are hidden.
+    """Show what is set, and where; secrets are hidden.
 
     A setting is read from the environment (UPSHOT_PORT=9000), else from a file named .env in the
     current directory, else it has its default. The options of 'upshot serve' override them all.
     """
-    rows = _rows(Settings())
+    settings = Settings()
     if as_json:
-        print_json(rows)
+        print_json(_rows(settings))
     else:
         print_table(
             ("SETTING", "VALUE", "SOURCE", "WHAT IT IS"),
-            ([_for_people(value) for value in row.values()] for row in rows),
+            (
+                (row["setting"], _for_people(row, value), row["source"], row["description"])
+                for row, (_, value) in zip(_rows(settings), settings, strict=True)
+            ),
             empty="",
         )
     for name in _unknown():
@@ -40,23 +43,29 @@ def _rows(settings: Settings) -> list[dict[str, Any]]:
     environment = EnvSettingsSource(Settings)()
     dotenv = DotEnvSettingsSource(Settings)()
     rows = []
-    for name, field in Settings.model_fields.items():
+    for name, value in settings:
         source = "environment" if name in environment else ".env" if name in dotenv else "default"
         rows.append(
             {
                 "setting": _variable(name),
-                "value": _visible(name, getattr(settings, name)),
+                "value": _database_address(settings) if name == "database_url" else _visible(value),
                 "source": source,
-                "description": field.description or "",
+                "description": Settings.model_fields[name].description or "",
             }
         )
     return rows
 
 
-def _visible(name: str, value: Any) -> Any:
+def _database_address(settings: Settings) -> str | None:
+    if settings.database_url is None:
+        return None
+    from upshot.cli.on_database import address_of
+
+    return address_of(settings)
+
+
+def _visible(value: Any) -> Any:
     match value:
-        case SecretStr() if name == "database_url":
-            return without_password(value.get_secret_value())
         case SecretStr():
             return HIDDEN
         case timedelta():
@@ -67,8 +76,11 @@ def _visible(name: str, value: Any) -> Any:
             return str(value)
 
 
-def _for_people(value: Any) -> Any:
-    return "(none)" if value is None else value
+def _for_people(row: dict[str, Any], value: Any) -> Any:
+    if not isinstance(value, timedelta):
+        return "(none)" if row["value"] is None else row["value"]
+    days = value / DAY
+    return f"{days:.0f} days" if days.is_integer() else f"{row['value']} s"
 
 
 def _variable(name: str) -> str:

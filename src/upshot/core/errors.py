@@ -1,4 +1,4 @@
-"""The one tree of errors: requests refused and promises broken, with no HTTP in it."""
+"""The one tree of errors: requests refused, promises broken; there is no HTTP in it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong and where: `loc` is a path such as `("resource", "name")` or `(3, "payload")`."""
+    """What is wrong and where: `loc` is a path, such as `("resource", "name")`."""
 
     loc: tuple[str | int, ...]
     msg: str
 
 
 class UpshotError(Exception):
-    """Base of all errors a caller can be told about. The message says what, which one, what to do."""
+    """Base of all errors that a caller can be told. It says what, which one, and what to do."""
 
     def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
         super().__init__(message)

@@ -66,15 +66,15 @@ def _shortened(reason: str) -> str:
 
 
 def _size_problem(schema: Mapping[str, Any]) -> Problem | None:
-    size = len(json.dumps(schema))
-    if size > SCHEMA_BYTES_MAX:
-        return Problem((), f"It has {size:,} bytes; at most {SCHEMA_BYTES_MAX:,} fit.")
     layer: list[Any] = [schema]
     for _ in range(NESTING_MAX):
         layer = [child for outer in layer for child in _members(outer)]
-        if not layer:
-            return None
-    return Problem((), f"It is nested more than {NESTING_MAX} levels deep.")
+    if layer:
+        return Problem((), f"It is nested more than {NESTING_MAX} levels deep.")
+    size = len(json.dumps(schema))
+    if size > SCHEMA_BYTES_MAX:
+        return Problem((), f"It has {size:,} bytes; at most {SCHEMA_BYTES_MAX:,} fit.")
+    return None
 
 
 def _members(value: Any) -> list[Any]:
@@ -141,7 +141,9 @@ class _Walk:
             raise _Refused(loc, "Refers to what it is itself a part of; that is not supported.")
         if pointer not in self._counted:
             self._within.add(pointer)
-            self._counted[pointer] = self.steps(self._target(pointer, loc), loc)
+            self._counted[pointer] = self.steps(
+                self._target(pointer, loc), tuple(_pointer_steps(pointer))
+            )
             self._within.remove(pointer)
         return self._counted[pointer]
 

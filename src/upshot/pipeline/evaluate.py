@@ -169,11 +169,13 @@ class Evaluator:
             await windows.close_all_of(self._conn, number)
             return
         document, version = change["document"], change["version"]
+        # Two that make the same trigger at once may commit in one order and be read in the other.
+        if not await in_force.put_if_newer(
+            self._conn, trigger_id=trigger_id, number=number, version=version, document=document
+        ):
+            return
         if change["keys"] == "forget":
             await windows.close_all_of(self._conn, number)
-        await in_force.put(
-            self._conn, trigger_id=trigger_id, number=number, version=version, document=document
-        )
         self._index.remove(trigger_id)
         if document["enabled"]:
             try:

@@ -12,6 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from upshot.core.errors import UpshotError
@@ -25,6 +26,13 @@ AWAY = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asynci
         asyncpg.CannotConnectNowError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError,
         asyncpg.TooManyConnectionsError, asyncpg.IdleSessionTimeoutError)  # fmt: skip
 """What a database that is away, starting or stopping answers with. It is worth trying again."""
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether this is one of `AWAY`, or what SQLAlchemy made of one."""
+    return isinstance(error, AWAY) or (
+        isinstance(error, DBAPIError) and isinstance(error.orig and error.orig.__cause__, AWAY)
+    )
 
 
 class WrongDatabase(UpshotError):

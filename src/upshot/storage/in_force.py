@@ -16,23 +16,26 @@ async def load(conn: asyncpg.Connection) -> list[asyncpg.Record]:
     return rows
 
 
-async def put(
+async def put_if_newer(
     conn: asyncpg.Connection,
     *,
     trigger_id: UUID,
     number: int,
     version: int,
     document: Mapping[str, Any],
-) -> None:
-    """From here on this version is in force."""
-    await conn.execute(
-        "INSERT INTO triggers_in_force (id, number, version, document) VALUES ($1, $2, $3, $4) "
-        "ON CONFLICT (id) DO UPDATE SET version = excluded.version, document = excluded.document",
+) -> bool:
+    """From here on this version is in force, unless a later one is already."""
+    status = await conn.execute(
+        "INSERT INTO triggers_in_force AS f (id, number, version, document) "
+        "VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO UPDATE "
+        "SET version = excluded.version, document = excluded.document "
+        "WHERE f.version < excluded.version",
         trigger_id,
         number,
         version,
         json.dumps(document),
     )
+    return str(status) == "INSERT 0 1"
 
 
 async def remove(conn: asyncpg.Connection, trigger_id: UUID) -> None:

@@ -1,14 +1,16 @@
 """How far the line has got, and how much there is of everything."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import asyncpg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from upshot.core.runs import RunState
-from upshot.storage.log import EVALUATE, Cursor, load_cursor, read_batch
+from upshot.storage.log import EVALUATE, READ_BATCH, Cursor, load_cursor
+
+_FIRST = f"SELECT received_at FROM ({READ_BATCH}) AS waiting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,22 @@ async def lag(conn: AsyncConnection) -> Lag:
 
 
 async def _oldest_waiting(conn: asyncpg.Connection, cursor: Cursor) -> datetime | None:
-    batch = await read_batch(conn, cursor, events_max=1, bytes_max=1)
-    if not batch.events and cursor.page is not None:
-        # Its page is done; what came after it waits.
-        batch = await read_batch(conn, batch.after, events_max=1, bytes_max=1)
-    return batch.events[0].received_at.astimezone(UTC) if batch.events else None
+    snapshot = await conn.fetchval("SELECT pg_current_snapshot()::text")
+    page = cursor.page
+    if page is None:
+        return await _first(conn, cursor.snapshot, snapshot, xid=0, position=0)
+    of_page = await _first(
+        conn, cursor.snapshot, page.snapshot, xid=page.xid, position=page.position
+    )
+    # When its page is done, what came after it waits.
+    return of_page or await _first(conn, page.snapshot, snapshot, xid=0, position=0)
+
+
+async def _first(
+    conn: asyncpg.Connection, old: str, new: str, *, xid: int, position: int
+) -> datetime | None:
+    received_at: datetime | None = await conn.fetchval(_FIRST, old, new, xid, position, 1, 1)
+    return received_at
 
 
 async def counts(conn: AsyncConnection) -> Counts:

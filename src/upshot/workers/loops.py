@@ -75,15 +75,22 @@ async def connection(line: Line, **server_settings: str) -> AsyncIterator[asyncp
 
 async def ingest(line: Line, stage: Ingest) -> None:
     async with connection(line, application_name="upshot ingest") as conn:
+        # An idle writer does not touch its connection, and would learn of its loss from the next
+        # post, which could have been stored.
+        lost = asyncio.Event()
+        conn.add_termination_listener(lambda *_: lost.set())
         writing = asyncio.create_task(stage.write(conn))
-        stopping = asyncio.create_task(line.stopping.wait())
+        ending = {asyncio.create_task(event.wait()) for event in (lost, line.stopping)}
         try:
-            await asyncio.wait({writing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({writing, *ending}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            stopping.cancel()
+            for task in ending:
+                task.cancel()
             writing.cancel()
             with suppress(asyncio.CancelledError):
                 await writing
+        if lost.is_set() and not line.stopping.is_set():
+            raise asyncpg.ConnectionDoesNotExistError("the writing connection was lost")
 
 
 async def evaluate(line: Line, *, key_retention: timedelta) -> None:

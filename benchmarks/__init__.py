@@ -1,0 +1,1 @@
+"""Measures what the README claims: ratios within one run, on the machine at hand."""

@@ -1,0 +1,158 @@
+"""Upshot as a user runs it: `upshot serve`, default settings, an embedded Postgres of its own."""
+
+import asyncio
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import aiohttp
+import asyncpg
+
+from benchmarks.processes import Failed, expect, running
+from upshot.storage import embedded
+
+DEPLOYMENT = "post-order-complete"
+READY_WITHIN_SECONDS = 60.0
+DONE_WITHIN_SECONDS = 120.0
+POLL_SECONDS = 0.01
+
+
+class Upshot:
+    """A running server: its API, and its database to count in."""
+
+    def __init__(
+        self, *, port: int, http: aiohttp.ClientSession, sql: asyncpg.Connection, postgres: str
+    ) -> None:
+        self.port = port
+        self.sql = sql
+        self.postgres = postgres
+        self._http = http
+
+    async def deploy(self, *, runner_port: int, enabled: bool) -> None:
+        """The shop's deployment. Disabled, its runs are made and wait."""
+        runner = {"type": "webhook", "url": f"http://127.0.0.1:{runner_port}/run"}
+        document = {"runner": runner, "enabled": enabled}
+        await self.request("PUT", f"/v1/deployments/{DEPLOYMENT}", document)
+
+    async def change_deployment(self, **fields: object) -> None:
+        await self.request("PATCH", f"/v1/deployments/{DEPLOYMENT}", fields)
+
+    async def register(self, document: dict[str, Any]) -> None:
+        await self.request("PUT", "/v1/triggers/order-complete", document)
+
+    async def request(self, method: str, path: str, document: object) -> None:
+        async with self._http.request(method, path, json=document) as response:
+            if response.status >= 300:
+                said = (await response.text())[:300]
+                raise Failed(f"{method} {path} answered {response.status}: {said}")
+
+    async def events(self) -> int:
+        """How many are stored that clients posted."""
+        return await self.count("FROM events WHERE name NOT LIKE 'upshot.%'")
+
+    async def count(self, rows: str, *arguments: object) -> int:
+        found: int = await self.sql.fetchval(f"SELECT count(*) {rows}", *arguments)
+        return found
+
+    async def settle(self) -> None:
+        """Wait until every event is evaluated, so that nothing of it runs beside what follows."""
+
+        async def is_settled() -> bool:
+            async with self._http.get("/v1/status") as response:
+                return float((await response.json())["lag_seconds"]) == 0
+
+        await until(is_settled, "all events are evaluated")
+        expect(await self.count("FROM evaluation_errors"), 0, "events set aside")
+
+    async def until_count(self, wanted: int, rows: str, *arguments: object) -> float:
+        """Wait for exactly so many rows; answers when they were there, by the monotonic clock."""
+
+        async def is_there() -> bool:
+            return await self.count(rows, *arguments) >= wanted
+
+        ended_at = await until(is_there, f"there are {wanted} {rows}")
+        expect(await self.count(rows, *arguments), wanted, f"rows {rows}")
+        return ended_at
+
+
+async def until(is_so: Callable[[], Awaitable[bool]], what: str) -> float:
+    """Ask again and again; answers when it was so, by the monotonic clock."""
+    deadline = time.monotonic() + DONE_WITHIN_SECONDS
+    while not await is_so():
+        if time.monotonic() > deadline:
+            raise Failed(f"not within {DONE_WITHIN_SECONDS:g} s: {what}")
+        await asyncio.sleep(POLL_SECONDS)
+    return time.monotonic()
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[Upshot]:
+    """`upshot serve` on an empty data directory that is removed afterwards."""
+    data_dir = _new_data_dir()
+    # Claimed before the server starts, so that it is stopped even if the server has to be killed.
+    postgres = embedded.start(data_dir)
+    try:
+        port = _free_port()
+        with (data_dir / "server.log").open("w+b") as log:
+            async with (
+                running(
+                    [sys.executable, "-m", "upshot", "serve"],
+                    env=_environment(port=port, data_dir=data_dir),
+                    cwd=data_dir,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                ) as process,
+                aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http,
+            ):
+                await _until_ready(process, http, log)
+                sql = await asyncpg.connect(postgres.url)
+                try:
+                    yield Upshot(port=port, http=http, sql=sql, postgres=postgres.url)
+                finally:
+                    await sql.close(timeout=5)
+    finally:
+        postgres.close()
+        shutil.rmtree(data_dir, ignore_errors=True)
+
+
+def _new_data_dir() -> Path:
+    """As root, Postgres runs as another user, who must be able to enter."""
+    data_dir = Path(tempfile.mkdtemp(prefix="upshot-bench-"))
+    data_dir.chmod(0o755)
+    return data_dir
+
+
+def _environment(*, port: int, data_dir: Path) -> dict[str, str]:
+    """Nothing but defaults, whatever the shell has set."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("UPSHOT_")}
+    return {**kept, "UPSHOT_PORT": str(port), "UPSHOT_DATA_DIR": str(data_dir)}
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        port: int = bound.getsockname()[1]
+        return port
+
+
+async def _until_ready(
+    process: asyncio.subprocess.Process, http: aiohttp.ClientSession, log: BinaryIO
+) -> None:
+    deadline = time.monotonic() + READY_WITHIN_SECONDS
+    while process.returncode is None and time.monotonic() < deadline:
+        try:
+            async with http.get("/readyz") as response:
+                if response.status == 200:
+                    return
+        except aiohttp.ClientError:
+            pass
+        await asyncio.sleep(0.1)
+    log.seek(0)
+    raise Failed(f"upshot serve did not become ready: {log.read().decode()[-2000:]}")

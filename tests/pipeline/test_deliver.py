@@ -1,0 +1,259 @@
+"""The deliverer's turns on a real database, with real calls and a clock in the test's hand."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from tests.e2e.server import until
+from tests.proofs import shop
+from tests.receiver import Peer, Receiver, hang, reply
+from upshot.core.limits import LEASE
+from upshot.core.networks import NetworkPolicy
+from upshot.pipeline.call import Caller
+from upshot.pipeline.deliver import RENEW_EVERY, Deliverer
+from upshot.pipeline.render import Renderers
+from upshot.storage import queue
+from upshot.storage.database import Database
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass(slots=True)
+class Line:
+    """A deliverer, and a hint that it has something to write down."""
+
+    conn: asyncpg.Connection
+    deliverer: Deliverer
+    ended: asyncio.Event
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    async def turn_when_ended(self) -> None:
+        async with asyncio.timeout(20):
+            await self.ended.wait()
+        self.ended.clear()
+        await self.deliverer.turn(self.conn)
+
+    async def turns_until_ended(self, *run_ids: UUID) -> None:
+        for run_id in run_ids:
+            while await state_of(self.conn, run_id) == "scheduled":
+                await self.turn_when_ended()
+
+
+@pytest.fixture
+async def line(conn: asyncpg.Connection) -> AsyncIterator[Line]:
+    ended = asyncio.Event()
+    async with Caller(networks=NetworkPolicy.parse("loopback")) as caller, Renderers() as renderers:
+        made = Line(
+            conn,
+            Deliverer(
+                caller=caller, renderers=renderers, on_ended=ended.set, now=lambda: made.at
+            ),
+            ended,
+        )
+        yield made
+
+
+async def test_a_due_run_is_called_and_ends(database: Database, line: Line) -> None:
+    async with Receiver(reply(201, b"made")) as runner:
+        await shop.register(database, url=runner.url, **shop.SHOP)
+        run_id = await make_run(line.conn, parameters='{"user_id": "123"}')
+        assert await line.deliverer.turn(line.conn) == 1
+        await line.turn_when_ended()
+        (call,) = runner.calls
+    assert json.loads(call.body)["parameters"] == {"user_id": "123"}
+    assert await state_of(line.conn, run_id) == "completed"
+    assert await attempts_of(line.conn, run_id) == [("completed", 201, "made")]
+
+
+async def test_what_ends_while_a_connection_is_lost_is_written_down_by_the_next(
+    database: Database, line: Line
+) -> None:
+    async with Receiver() as runner:
+        await shop.register(database, url=runner.url, **shop.SHOP)
+        run_id = await make_run(line.conn)
+        await line.deliverer.turn(line.conn)
+        await line.ended.wait()
+        lost = await database.connect()
+        lost.terminate()
+        with pytest.raises(asyncpg.InterfaceError):
+            await line.deliverer.turn(lost)
+        await line.deliverer.turn(line.conn)
+        assert await state_of(line.conn, run_id) == "completed"
+        assert len(runner.calls) == 1
+
+
+async def test_an_outcome_that_the_database_refuses_fails_its_run_and_stops_no_other(
+    database: Database, line: Line
+) -> None:
+    await line.conn.execute("ALTER TABLE attempts ADD CHECK (response <> 'cursed')")
+    async with Receiver(reply(200, b"cursed"), reply()) as runner:
+        await shop.register(database, url=runner.url, **shop.SHOP)
+        refused = await make_run(line.conn)
+        await line.deliverer.turn(line.conn)
+        await runner.called(1)
+        others = [await make_run(line.conn) for _ in range(3)]
+        await line.turns_until_ended(refused, *others)
+    assert await state_of(line.conn, refused) == "failed"
+    assert "attempts_response_check" in await error_of(line.conn, refused)
+    assert [await state_of(line.conn, run_id) for run_id in others] == ["completed"] * 3
+
+
+async def test_leases_of_calls_under_way_are_renewed(database: Database, line: Line) -> None:
+    async with Receiver(hang()) as runner:
+        await shop.register(database, url=runner.url, **shop.SHOP)
+        await make_run(line.conn)
+        await line.deliverer.turn(line.conn)
+        await runner.called()
+        await line.conn.execute("UPDATE run_queue SET lease_until = now() + interval '1 second'")
+        line.at += RENEW_EVERY
+        await line.deliverer.turn(line.conn)
+        left = await line.conn.fetchval("SELECT lease_until - now() FROM run_queue")
+        assert left > LEASE - timedelta(seconds=20)
+
+
+async def test_a_call_whose_lease_is_lost_is_hung_up_even_if_its_run_is_ours_again(
+    database: Database, line: Line
+) -> None:
+    async with Receiver(hang(), reply()) as runner:
+        await shop.register(database, url=runner.url, **shop.SHOP)
+        run_id = await make_run(line.conn)
+        await line.deliverer.turn(line.conn)
+        await runner.called(1)
+        await line.conn.execute("UPDATE run_queue SET lease_until = now()")
+        assert await queue.rescue(line.conn, limit=10, attempts_max=100) == 1
+        # The turn that claims it again also finds that the lease of the first call is gone.
+        line.at += RENEW_EVERY
+        assert await line.deliverer.turn(line.conn) == 1
+        await line.turns_until_ended(run_id)
+        async with asyncio.timeout(10):
+            await until(lambda: hung_up(runner))
+        assert await state_of(line.conn, run_id) == "completed"
+        outcomes = [outcome for outcome, _, _ in await attempts_of(line.conn, run_id)]
+        assert outcomes == ["lost", "completed"]
+
+
+async def test_a_run_claimed_again_before_its_old_call_is_renewed_hangs_up_the_old_call(
+    database: Database, line: Line
+) -> None:
+    async with Receiver(hang(), hang()) as runner:
+        await shop.register(database, url=runner.url, **shop.SHOP)
+        await make_run(line.conn)
+        await line.deliverer.turn(line.conn)
+        await runner.called(1)
+        await line.conn.execute("UPDATE run_queue SET lease_until = now()")
+        assert await queue.rescue(line.conn, limit=10, attempts_max=100) == 1
+        assert await line.deliverer.turn(line.conn) == 1
+        await runner.called(2)
+        line.at += RENEW_EVERY
+        await line.deliverer.turn(line.conn)
+        await until(lambda: hung_up(runner))
+        assert line.deliverer.calls == 1
+
+
+async def test_a_drain_writes_down_what_ends_and_keeps_the_leases_of_what_goes_on(
+    database: Database, line: Line
+) -> None:
+    quick_may_answer = asyncio.Event()
+
+    async def quick(peer: Peer) -> None:
+        await quick_may_answer.wait()
+        await reply()(peer)
+
+    async with Receiver(quick) as runner, Receiver(hang()) as slow:
+        await shop.register(database, url=runner.url, **shop.SHOP)
+        ends = await make_run(line.conn)
+        await line.deliverer.turn(line.conn)
+        await runner.called()
+        await line.conn.execute(
+            "UPDATE deployments SET runner = json_build_object("
+            "'type', 'webhook', 'url', $1::text, 'timeout', 60, 'retries', '[]'::json)",
+            slow.url,
+        )
+        hangs = await make_run(line.conn)
+        await line.deliverer.turn(line.conn)
+        await slow.called()
+        await line.conn.execute("UPDATE run_queue SET lease_until = now() + interval '1 second'")
+        line.at += RENEW_EVERY
+        draining = asyncio.create_task(
+            line.deliverer.drain(line.conn, within=timedelta(seconds=60))
+        )
+        quick_may_answer.set()
+        watching = await database.connect()
+
+        async def is_written_down() -> bool:
+            left = await watching.fetchval("SELECT lease_until - now() FROM run_queue WHERE run_id = $1", hangs)
+            return await state_of(watching, ends) == "completed" and left > timedelta(seconds=10)
+
+        await until(is_written_down)
+        await watching.close()
+        assert not draining.done()
+        await slow.__aexit__()
+        await draining
+        assert await state_of(line.conn, hangs) == "failed"
+
+
+async def test_what_is_still_under_way_when_a_drain_is_over_is_given_back(
+    database: Database, line: Line
+) -> None:
+    async with Receiver(hang()) as runner:
+        await shop.register(database, url=runner.url, **shop.SHOP)
+        run_id = await make_run(line.conn)
+        await line.deliverer.turn(line.conn)
+        await runner.called()
+        await line.deliverer.drain(line.conn, within=timedelta(0))
+        assert [outcome for outcome, _, _ in await attempts_of(line.conn, run_id)] == ["released"]
+        row = await line.conn.fetchrow("SELECT state, lease, retries_used, due_at <= now() AS due FROM run_queue")
+        assert tuple(row) == ("retrying", None, 0, True)
+        await until(lambda: hung_up(runner))
+
+
+async def make_run(
+    conn: asyncpg.Connection, *, parameters: str = "{}", **more: Any
+) -> UUID:
+    """A run of the deployment `d`, due now."""
+    now = await conn.fetchval("SELECT now()")
+    run = queue.NewRun(
+        id=uuid4(),
+        scheduled_at=now,
+        deployment="d",
+        trigger_id=uuid4(),
+        trigger_version=1,
+        trigger="t",
+        key="[]",
+        labels="{}",
+        event_id=uuid4(),
+        event='{"id": "1"}',
+        after_id=None,
+        event_ids=[],
+        parameters=parameters,
+        template=None,
+        error=None,
+    )
+    await queue.create(conn, [run], now=now)
+    return run.id
+
+
+async def state_of(conn: asyncpg.Connection, run_id: UUID) -> str:
+    return str(await conn.fetchval("SELECT state FROM runs WHERE id = $1", run_id))
+
+
+async def error_of(conn: asyncpg.Connection, run_id: UUID) -> str:
+    return str(await conn.fetchval("SELECT error FROM runs WHERE id = $1", run_id))
+
+
+async def attempts_of(conn: asyncpg.Connection, run_id: UUID) -> list[tuple[Any, ...]]:
+    rows = await conn.fetch(
+        "SELECT outcome, status, response FROM attempts WHERE run_id = $1 ORDER BY number", run_id
+    )
+    return [tuple(row) for row in rows]
+
+
+async def hung_up(runner: Receiver) -> bool:
+    return runner.connections_closed > 0
