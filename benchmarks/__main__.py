@@ -26,7 +26,8 @@ BENCHMARKS: dict[str, Callable[[Bench], Awaitable[Measured]]] = {
 }
 ROUNDS, ROUNDS_QUICK = 5, 2
 
-console = Console()
+# Tables are wider than what a pipe or a small window claims to be.
+console = Console(width=max(Console().width, 120))
 
 
 def _known(names: list[str]) -> list[str]:

@@ -63,6 +63,7 @@ async def events_per_second(bench: Bench, upshot: Upshot, chapter: Chapter) -> f
     keys = await upshot.count("FROM windows")
     since = await upshot.sql.fetchval("SELECT clock_timestamp()")
     worked = await bench.post(upshot, chapter)
+    await upshot.until_head()
     ended_at = await upshot.until_count(chapter.users, "FROM runs WHERE created_at >= $1", since)
     await upshot.settle()
     expect(await upshot.events() - events, chapter.length, "events stored")

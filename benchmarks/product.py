@@ -7,8 +7,8 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -71,6 +71,18 @@ class Upshot:
         await until(is_settled, "all events are evaluated")
         expect(await self.count("FROM evaluation_errors"), 0, "events set aside")
 
+    async def until_head(self) -> None:
+        """Wait until the evaluator has seen the last position, in a way that costs it little."""
+
+        async def is_there() -> bool:
+            return bool(
+                await self.sql.fetchval(
+                    "SELECT position >= last_value FROM cursors, events_position"
+                )
+            )
+
+        await until(is_there, "the last event is evaluated")
+
     async def until_count(self, wanted: int, rows: str, *arguments: object) -> float:
         """Wait for exactly so many rows; answers when they were there, by the monotonic clock."""
 
@@ -95,10 +107,8 @@ async def until(is_so: Callable[[], Awaitable[bool]], what: str) -> float:
 @asynccontextmanager
 async def serving() -> AsyncIterator[Upshot]:
     """`upshot serve` on an empty data directory that is removed afterwards."""
-    data_dir = _new_data_dir()
-    # Claimed before the server starts, so that it is stopped even if the server has to be killed.
-    postgres = embedded.start(data_dir)
-    try:
+    with _temporary_data_dir() as data_dir, closing(embedded.start(data_dir)) as postgres:
+        # Postgres is claimed before the server starts, and so stopped even if that is killed.
         port = _free_port()
         with (data_dir / "server.log").open("w+b") as log:
             async with (
@@ -118,16 +128,17 @@ async def serving() -> AsyncIterator[Upshot]:
                     yield Upshot(port=port, http=http, sql=sql, postgres=postgres.url)
                 finally:
                     await sql.close(timeout=5)
-    finally:
-        postgres.close()
-        shutil.rmtree(data_dir, ignore_errors=True)
 
 
-def _new_data_dir() -> Path:
-    """As root, Postgres runs as another user, who must be able to enter."""
+@contextmanager
+def _temporary_data_dir() -> Iterator[Path]:
     data_dir = Path(tempfile.mkdtemp(prefix="upshot-bench-"))
-    data_dir.chmod(0o755)
-    return data_dir
+    try:
+        # As root, Postgres runs as another user, who must be able to enter.
+        data_dir.chmod(0o755)
+        yield data_dir
+    finally:
+        shutil.rmtree(data_dir, ignore_errors=True)
 
 
 def _environment(*, port: int, data_dir: Path) -> dict[str, str]:

@@ -42,9 +42,9 @@ def versions() -> dict[str, str]:
 
 def show(console: Console, measured: Measured) -> None:
     table = Table(title=measured.title, title_justify="left", show_edge=False)
-    table.add_column("figure", min_width=44)
+    table.add_column("figure", min_width=44, no_wrap=True)
     for column in ("median", "spread", "mark"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for figure in measured.figures:
         table.add_row(figure.name, _median(figure), _spread(figure), _mark(figure))
     console.print(table, "", sep="\n")

@@ -1,7 +1,9 @@
 """The API on a real database, its events stored by the real ingest, evaluated when a test says."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count, takewhile
@@ -11,6 +13,7 @@ from uuid import UUID
 import asyncpg
 import httpx
 import pytest
+import uvicorn
 from fastapi import FastAPI
 
 from upshot.api.app import create_app
@@ -130,6 +133,12 @@ class Api:
             assert await queue.finish_if_leased(self.conn, [outcome]) == {run.id}
 
 
+def settings_of(**settings: Any) -> Settings:
+    """The defaults and these, whatever `.env` says."""
+    arguments: dict[str, Any] = {"_env_file": None, **settings}
+    return Settings(**arguments)
+
+
 MakeApi = Callable[..., Api]
 
 
@@ -155,7 +164,7 @@ async def make_api(database: Database, conn: asyncpg.Connection) -> AsyncIterato
         clock = Clock()
         app = create_app(
             Services(
-                settings=Settings(_env_file=None, **settings),
+                settings=settings_of(**settings),
                 database=api_database,
                 ingest=Posting(ingest, line),
                 wake=woken.append,
@@ -185,3 +194,43 @@ async def _opened(ingest: Ingest) -> None:
 @pytest.fixture
 async def api(make_api: MakeApi) -> Api:
     return make_api()
+
+
+@pytest.fixture
+def base_url(database_url: str) -> Iterator[str]:
+    """The address of the API, served by uvicorn on a loop of its own, with an evaluator."""
+    bound = socket.create_server(("127.0.0.1", 0))
+    stopping = threading.Event()
+    server = threading.Thread(target=lambda: asyncio.run(_serve(bound, database_url, stopping)))
+    server.start()
+    yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+    stopping.set()
+    server.join()
+
+
+async def _serve(bound: socket.socket, database_url: str, stopping: threading.Event) -> None:
+    database = Database(lambda: database_url)
+    line = loops.Line(database, Signals(), asyncio.Event())
+    ingest = Ingest(on_stored=lambda: line.signals.wake(loops.EVALUATE))
+    app = create_app(
+        Services(
+            settings=settings_of(),
+            database=database,
+            ingest=Posting(ingest, line),
+            wake=line.signals.wake,
+            not_ready=lambda: None,
+            now=lambda: datetime.now(UTC),
+        )
+    )
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
+    writer = await database.connect()
+    async with asyncio.TaskGroup() as tasks:
+        writing = tasks.create_task(ingest.write(writer))
+        tasks.create_task(loops.evaluate(line, key_retention=timedelta(days=90)))
+        tasks.create_task(server.serve(sockets=[bound]))
+        await asyncio.to_thread(stopping.wait)
+        server.should_exit = True
+        line.stopping.set()
+        writing.cancel()
+    await writer.close()
+    await database.close()

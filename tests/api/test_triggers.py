@@ -105,6 +105,16 @@ async def test_a_misspelt_name_in_a_template_is_refused_with_line_and_suggestion
     assert "resource" in message
 
 
+async def test_a_misspelt_field_is_refused_with_a_suggestion(shop: Api) -> None:
+    for answer in (
+        await shop.put(PATH, {**SHOP, "treshold": 3}),
+        await shop.client.patch(PATH, json={"treshold": 3}),
+    ):
+        assert answer.json()["errors"] == [
+            {"loc": ["treshold"], "msg": "Unknown field; did you mean 'threshold'?"}
+        ]
+
+
 @pytest.mark.parametrize(
     ("patch", "keys"),
     [

@@ -47,6 +47,11 @@ class Command:
         return await asyncio.to_thread(self, *arguments, stdin=stdin)
 
 
+def write(name: str, text: str) -> None:
+    """A file in the current directory, which is the test's own."""
+    Path(name).write_text(text)
+
+
 @pytest.fixture
 def upshot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
     for name in os.environ:

@@ -46,7 +46,7 @@ def test_what_yaml_takes_for_a_date_stays_text(tmp_path: Path) -> None:
         ("name: {", "cannot be read"),
         ("name: a\nx: !!python/object/apply:os.getcwd []", "cannot be read"),
         ("name: a\nx: !!binary aGk=", "is no JSON"),
-        ("name: a\n? [1, 2]\n: b", "is no JSON"),
+        ("name: a\n? [1, 2]\n: b", "cannot be read"),
     ],
 )
 def test_what_is_no_definition_is_told(tmp_path: Path, text: str, message: str) -> None:

@@ -25,11 +25,12 @@ class Demo:
         self._environment = environment
         self._directory = directory
 
-    def __call__(self, *options: str) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *options: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        given = {f"UPSHOT_{name.upper()}": value for name, value in settings.items()}
         return subprocess.run(
             [sys.executable, "-m", "upshot", "demo", *options],
             cwd=self._directory,
-            env=self._environment,
+            env={**self._environment, **given},
             capture_output=True,
             text=True,
             check=False,
@@ -63,6 +64,10 @@ def test_the_demo_tells_the_shops_story_and_leaves_it_running(demo: Demo, port: 
         complete = {"event": "order.complete", "resource": {"id": "456"}}
         assert http.post("/v1/events?wait=evaluated", json=complete).json()["evaluated"]
         assert len(http.get("/v1/runs").json()["items"]) == 2
+
+    elsewhere = demo(port="1")
+    assert elsewhere.returncode == 1
+    assert f"A demo's server runs already, at {url}" in elsewhere.stderr
 
     second = demo()
     assert second.returncode == 0, second.stderr

@@ -1,12 +1,11 @@
 """Deployments, triggers, events and runs, by command against a real server."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, write
 from tests.e2e.server import Server
 from tests.receiver import Receiver, reply
 
@@ -42,7 +41,7 @@ async def shop(server: Server, upshot: Command, runner: Receiver) -> Command:
 
 
 async def apply(upshot: Command, noun: str, text: str, *options: str) -> str:
-    Path("definition.yaml").write_text(text)
+    write("definition.yaml", text)
     ended = await upshot.beside(noun, "apply", "-f", "definition.yaml", *options)
     assert ended.code == 0, ended.err
     return ended.out
@@ -111,7 +110,7 @@ async def test_applying_says_what_it_did(shop: Command, runner: Receiver) -> Non
 async def test_what_cannot_be_applied_is_named_and_what_came_before_it_stays(
     shop: Command,
 ) -> None:
-    Path("two.yaml").write_text(f"{TRIGGER}---\nname: second\ndeployment: nowhere\ntreshold: 3\n")
+    write("two.yaml", f"{TRIGGER}---\nname: second\ndeployment: nowhere\ntreshold: 3\n")
     ended = await shop.beside("trigger", "apply", "-f", "two.yaml")
     assert ended.code == 1
     assert ended.out == "order-complete: unchanged\n"
@@ -160,7 +159,7 @@ async def test_a_run_that_is_asked_for_can_be_cancelled(shop: Command, server: S
 
 
 async def test_an_event_is_sent_with_everything_that_was_said(shop: Command) -> None:
-    Path("payload.json").write_text('{"weight": 2.50}')
+    write("payload.json", '{"weight": 2.50}')
     ended = await shop.beside(
         *("event", "emit", "parcel.sent", "--json"),
         *("--resource", "id=p-1", "--resource", "name=A = B"),

@@ -1,5 +1,6 @@
 """The reactive state machine, rule by rule."""
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -7,8 +8,8 @@ import pytest
 
 from tests.core.build import NOON, at, condition, event, trigger
 from upshot.core.batch import advance, concerned_by
-from upshot.core.events import Event
 from upshot.core.evaluation import forgotten_at
+from upshot.core.events import Event
 from upshot.core.index import TriggerIndex
 from upshot.core.runs import Firing
 from upshot.core.windows import Counting, Opened, Seen, decode_window, encode_window
@@ -16,10 +17,10 @@ from upshot.core.windows import Counting, Opened, Seen, decode_window, encode_wi
 CREATED, COMPLETE = "order.created", "order.complete"
 SHOP: dict[str, Any] = {"after": [CREATED], "expect": [COMPLETE], "for_each": ["id"]}
 BOTH: dict[str, Any] = {"after": ["beat"], "expect": ["beat"]}
-Story = list[tuple[str, float]]
+Story = Sequence[tuple[str, float]]
 
 
-def firings(story: Story | list[Event], **fields: Any) -> list[Firing]:
+def firings(story: Sequence[Event | tuple[str, float]], **fields: Any) -> list[Firing]:
     """What the trigger fires over events of one user: (name, seconds), in this order of arrival."""
     events = [
         one if isinstance(one, Event) else event(one[0], seconds=one[1], number=number)

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_one_that_will_not_stop_is_killed(
 ) -> None:
     start(process, IGNORES)
     assert wait_until(lambda: process.said() == "here\n", 10)
-    monkeypatch.setattr(background, "DEMO_STOPS_WITHIN", background.DEMO_STOPS_WITHIN / 200)
+    monkeypatch.setattr(background, "DEMO_STOPS_WITHIN", timedelta(milliseconds=300))
     assert process.stop()
     assert not process.is_running
 

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,10 +56,17 @@ class Api:
     async def send(self, method: str, path: str, body: Any = None) -> Any:
         return _document(await self.http.request(method, path, json=body), 200, 201, 204)
 
-    async def deploy(self, name: str, url: str, *, timeout: float = 30, **more: Any) -> None:
-        """A deployment with a webhook runner; `retries` and what else is given go where they go."""
-        retries = more.pop("retries", [])
-        runner = {"type": "webhook", "url": url, "timeout": timeout, "retries": retries}
+    async def deploy(
+        self,
+        name: str,
+        url: str,
+        *,
+        seconds: float = 30,
+        retries: Sequence[float] = (),
+        **more: Any,
+    ) -> None:
+        """A deployment whose webhook runner may take so many seconds."""
+        runner = {"type": "webhook", "url": url, "timeout": seconds, "retries": list(retries)}
         await self.send("PUT", f"/v1/deployments/{name}", {"runner": runner, **more})
 
     async def trigger(self, name: str, *, deployment: str, **condition: Any) -> None:

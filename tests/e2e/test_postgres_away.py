@@ -41,14 +41,15 @@ async def test_a_server_waits_for_a_postgres_that_is_away_at_its_start() -> None
 
 
 async def test_an_embedded_postgres_that_was_killed_is_started_again() -> None:
-    async with empty_data_dir() as data_dir, serving(data_dir=data_dir) as server:
-        (event_id,) = await server.api.post(EVENT)
-        await crash(data_dir, signal.SIGKILL)
-        await server.logged("embedded_postgres_restarted")
-        await server.ready()
-        assert (await server.api.get(f"/v1/events/{event_id}"))["event"] == "go"
-        await server.api.post(EVENT)
-        await server.stop()
+    with empty_data_dir() as data_dir:
+        async with serving(data_dir=data_dir) as server:
+            (event_id,) = await server.api.post(EVENT)
+            await crash(data_dir, signal.SIGKILL)
+            await server.logged("embedded_postgres_restarted")
+            await server.ready()
+            assert (await server.api.get(f"/v1/events/{event_id}"))["event"] == "go"
+            await server.api.post(EVENT)
+            await server.stop()
 
 
 async def says_not_ready(server: Server, reason: str) -> bool:

@@ -2,86 +2,22 @@
 
 import asyncio
 import json
-from contextlib import AsyncExitStack
-from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from tests.e2e.server import Server, serving, until
-from tests.receiver import Behaviour, Receiver, drip, drop, flood, gzip_bomb, hang, reply
-from upshot.core.limits import MIB, RESPONSE_BYTES_KEPT_MAX
+from tests.proofs import misbehaving_runners
+from tests.proofs.misbehaving_runners import GROWTH_BYTES_MAX, statuses
+from tests.receiver import Receiver, hang, reply
 
 pytestmark = pytest.mark.anyio
-
-GROWTH_BYTES_MAX = 64 * MIB
 
 
 async def test_each_runner_gets_what_its_answers_deserve_and_memory_stays_flat(
     database_url: str,
 ) -> None:
-    scripts: dict[str, list[Behaviour]] = {
-        "recovers": [reply(500), reply(503), reply(200, b"thanks")],
-        "drops": [drop(), reply()],
-        "broken": [reply(500)],
-        "busy": [reply(429, headers={"retry-after": "1"}), reply(204)],
-        "moved": [reply(302, headers={"location": "/elsewhere"})],
-        "refuses": [reply(400, b"no such user")],
-        "hangs": [hang()],
-        "drips": [drip()],
-        "floods": [flood(total_bytes=300 * MIB)],
-        "bombs": [gzip_bomb(total_bytes=300 * MIB)],
-    }
-    async with AsyncExitStack() as stack:
-        runners = {
-            name: await stack.enter_async_context(Receiver(*script))
-            for name, script in scripts.items()
-        }
-        server = await stack.enter_async_context(serving(database_url))
-        for name, runner in runners.items():
-            timeout = 0.5 if name in ("hangs", "drips") else 20
-            retries = [0.05, 0.05] if name == "recovers" else [0.05]
-            await server.api.deploy(name, runner.url, timeout=timeout, retries=retries)
-            await server.api.trigger(name, deployment=name, expect=[name])
-        before = server.resident_bytes
-        run_ids = {name: await server.api.fired(name) for name in scripts}
-        ended = {name: await server.api.ended(run_id) for name, run_id in run_ids.items()}
-        grown = server.resident_bytes - before
-
-    assert {name: run["state"] for name, run in ended.items()} == {
-        "recovers": "completed",
-        "drops": "completed",
-        "broken": "failed",
-        "busy": "completed",
-        "moved": "failed",
-        "refuses": "failed",
-        "hangs": "failed",
-        "drips": "failed",
-        "floods": "completed",
-        "bombs": "completed",
-    }
-    assert statuses(ended["recovers"]) == [500, 503, 200]
-    assert ended["recovers"]["attempts"][-1]["response"] == "thanks"
-    assert statuses(ended["drops"]) == [None, 200]
-    assert statuses(ended["broken"]) == [500, 500]
-    assert ended["broken"]["error"] == "HTTP 500; no retries are left"
-    assert statuses(ended["busy"]) == [429, 204]
-    assert waited(ended["busy"]) >= timedelta(seconds=1)
-    assert statuses(ended["moved"]) == [302]
-    assert [call.path for call in runners["moved"].calls] == ["/run"]
-    assert statuses(ended["refuses"]) == [400]
-    assert ended["refuses"]["attempts"][0]["response"] == "no such user"
-    assert [one["error"] for one in ended["hangs"]["attempts"]] == ["no answer within 0.5 s"] * 2
-    assert statuses(ended["drips"]) == [None, None]
-    for name in ("floods", "bombs"):
-        (attempt,) = ended[name]["attempts"]
-        assert len(attempt["response"]) <= RESPONSE_BYTES_KEPT_MAX
-    for name, runner in runners.items():
-        assert {call.headers["webhook-id"] for call in runner.calls} == {run_ids[name]}
-        assert {call.headers["idempotency-key"] for call in runner.calls} == {run_ids[name]}
-        attempts = [json.loads(call.body)["attempt"] for call in runner.calls]
-        assert attempts == list(range(1, len(attempts) + 1))
-    assert grown < GROWTH_BYTES_MAX, f"the server grew by {grown / MIB:.0f} MiB"
+    assert await misbehaving_runners.prove(database_url, rounds=2) < GROWTH_BYTES_MAX
 
 
 async def test_a_runner_that_is_gone_disables_its_deployment_whose_runs_wait_until_enabled(
@@ -113,7 +49,7 @@ async def test_a_runner_that_is_gone_disables_its_deployment_whose_runs_wait_unt
 
 async def test_a_dead_runner_slows_no_other_deployment(database_url: str) -> None:
     async with Receiver(hang()) as dead, Receiver() as alive, serving(database_url) as server:
-        await server.api.deploy("dead", dead.url, timeout=60, max_concurrency=4)
+        await server.api.deploy("dead", dead.url, seconds=60, max_concurrency=4)
         await server.api.deploy("alive", alive.url)
         for name in ("dead", "alive"):
             await server.api.trigger(name, deployment=name, expect=[name])
@@ -191,7 +127,7 @@ async def test_a_stopped_server_waits_for_the_call_under_way_and_records_it(
 
 async def test_a_cancelled_run_hangs_up_on_its_runner(database_url: str) -> None:
     async with Receiver(hang(), reply()) as runner, serving(database_url) as server:
-        await server.api.deploy("d", runner.url, timeout=300)
+        await server.api.deploy("d", runner.url, seconds=300)
         await server.api.trigger("t", deployment="d", expect=["go"])
         run_id = await server.api.fired()
         await runner.called()
@@ -234,17 +170,6 @@ async def test_parameters_are_rendered_in_a_child_or_fail_the_run_without_a_call
             assert run["state"] == "failed"
             assert ("schema" if "number" in name else "l") in run["error"]
             assert statuses(run) in ([], [None])
-
-
-def statuses(run: Any) -> list[int | None]:
-    return [attempt["status"] for attempt in run["attempts"]]
-
-
-def waited(run: Any) -> timedelta:
-    """Between the first attempt's end and the second's beginning."""
-    first, second = run["attempts"]
-    ended = datetime.fromisoformat(first["started"]) + timedelta(seconds=first["duration"])
-    return datetime.fromisoformat(second["started"]) - ended
 
 
 def attempts_of(server: Server) -> int:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.e2e.server import SHOP, serving
+from tests.proofs import order_restarted
 from tests.receiver import Receiver
 
 pytestmark = pytest.mark.anyio
@@ -51,19 +52,4 @@ async def test_an_order_may_take_two_hours(database_url: str) -> None:
 async def test_a_stop_and_a_kill_between_created_and_complete_change_nothing(
     database_url: str,
 ) -> None:
-    async with Receiver() as runner:
-        async with serving(database_url) as server:
-            await server.api.deploy("d", runner.url)
-            await server.api.trigger("t", deployment="d", **SHOP)
-            await server.api.post(created("1"))
-            await server.stop()
-        async with serving(database_url) as server:
-            await server.api.post(created("2"))
-            await server.kill()
-        async with serving(database_url) as server:
-            for user in ("1", "2"):
-                (event_id,) = await server.api.post(complete(user))
-                run = await server.api.ended(await server.api.run_of(event_id))
-                assert run["state"] == "completed"
-            users = [json.loads(call.body)["parameters"]["user_id"] for call in runner.calls]
-            assert users == ["1", "2"]
+    assert await order_restarted.prove(database_url, restarts=2) == 2

@@ -12,17 +12,26 @@ import asyncpg
 import pytest
 
 from tests.e2e.server import until
-from tests.proofs import shop
-from tests.receiver import Peer, Receiver, hang, reply
+from tests.receiver import Behaviour, Peer, Receiver, hang, reply
+from upshot.core.delivery import Webhook
 from upshot.core.limits import LEASE
 from upshot.core.networks import NetworkPolicy
 from upshot.pipeline.call import Caller
 from upshot.pipeline.deliver import RENEW_EVERY, Deliverer
 from upshot.pipeline.render import Renderers
-from upshot.storage import queue
+from upshot.storage import deployments, queue
 from upshot.storage.database import Database
+from upshot.storage.deployments import DeploymentFields
 
 pytestmark = pytest.mark.anyio
+
+
+@dataclass(slots=True)
+class Clock:
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def __call__(self) -> datetime:
+        return self.at
 
 
 @dataclass(slots=True)
@@ -30,9 +39,9 @@ class Line:
     """A deliverer, and a hint that it has something to write down."""
 
     conn: asyncpg.Connection
+    clock: Clock
     deliverer: Deliverer
     ended: asyncio.Event
-    at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     async def turn_when_ended(self) -> None:
         async with asyncio.timeout(20):
@@ -48,21 +57,15 @@ class Line:
 
 @pytest.fixture
 async def line(conn: asyncpg.Connection) -> AsyncIterator[Line]:
-    ended = asyncio.Event()
+    ended, clock = asyncio.Event(), Clock()
     async with Caller(networks=NetworkPolicy.parse("loopback")) as caller, Renderers() as renderers:
-        made = Line(
-            conn,
-            Deliverer(
-                caller=caller, renderers=renderers, on_ended=ended.set, now=lambda: made.at
-            ),
-            ended,
-        )
-        yield made
+        deliverer = Deliverer(caller=caller, renderers=renderers, on_ended=ended.set, now=clock)
+        yield Line(conn, clock, deliverer, ended)
 
 
 async def test_a_due_run_is_called_and_ends(database: Database, line: Line) -> None:
     async with Receiver(reply(201, b"made")) as runner:
-        await shop.register(database, url=runner.url, **shop.SHOP)
+        await deploy(database, "d", runner.url)
         run_id = await make_run(line.conn, parameters='{"user_id": "123"}')
         assert await line.deliverer.turn(line.conn) == 1
         await line.turn_when_ended()
@@ -76,7 +79,7 @@ async def test_what_ends_while_a_connection_is_lost_is_written_down_by_the_next(
     database: Database, line: Line
 ) -> None:
     async with Receiver() as runner:
-        await shop.register(database, url=runner.url, **shop.SHOP)
+        await deploy(database, "d", runner.url)
         run_id = await make_run(line.conn)
         await line.deliverer.turn(line.conn)
         await line.ended.wait()
@@ -94,7 +97,7 @@ async def test_an_outcome_that_the_database_refuses_fails_its_run_and_stops_no_o
 ) -> None:
     await line.conn.execute("ALTER TABLE attempts ADD CHECK (response <> 'cursed')")
     async with Receiver(reply(200, b"cursed"), reply()) as runner:
-        await shop.register(database, url=runner.url, **shop.SHOP)
+        await deploy(database, "d", runner.url)
         refused = await make_run(line.conn)
         await line.deliverer.turn(line.conn)
         await runner.called(1)
@@ -107,12 +110,12 @@ async def test_an_outcome_that_the_database_refuses_fails_its_run_and_stops_no_o
 
 async def test_leases_of_calls_under_way_are_renewed(database: Database, line: Line) -> None:
     async with Receiver(hang()) as runner:
-        await shop.register(database, url=runner.url, **shop.SHOP)
+        await deploy(database, "d", runner.url)
         await make_run(line.conn)
         await line.deliverer.turn(line.conn)
         await runner.called()
         await line.conn.execute("UPDATE run_queue SET lease_until = now() + interval '1 second'")
-        line.at += RENEW_EVERY
+        line.clock.at += RENEW_EVERY
         await line.deliverer.turn(line.conn)
         left = await line.conn.fetchval("SELECT lease_until - now() FROM run_queue")
         assert left > LEASE - timedelta(seconds=20)
@@ -122,14 +125,14 @@ async def test_a_call_whose_lease_is_lost_is_hung_up_even_if_its_run_is_ours_aga
     database: Database, line: Line
 ) -> None:
     async with Receiver(hang(), reply()) as runner:
-        await shop.register(database, url=runner.url, **shop.SHOP)
+        await deploy(database, "d", runner.url)
         run_id = await make_run(line.conn)
         await line.deliverer.turn(line.conn)
         await runner.called(1)
         await line.conn.execute("UPDATE run_queue SET lease_until = now()")
         assert await queue.rescue(line.conn, limit=10, attempts_max=100) == 1
         # The turn that claims it again also finds that the lease of the first call is gone.
-        line.at += RENEW_EVERY
+        line.clock.at += RENEW_EVERY
         assert await line.deliverer.turn(line.conn) == 1
         await line.turns_until_ended(run_id)
         async with asyncio.timeout(10):
@@ -143,7 +146,7 @@ async def test_a_run_claimed_again_before_its_old_call_is_renewed_hangs_up_the_o
     database: Database, line: Line
 ) -> None:
     async with Receiver(hang(), hang()) as runner:
-        await shop.register(database, url=runner.url, **shop.SHOP)
+        await deploy(database, "d", runner.url)
         await make_run(line.conn)
         await line.deliverer.turn(line.conn)
         await runner.called(1)
@@ -151,7 +154,7 @@ async def test_a_run_claimed_again_before_its_old_call_is_renewed_hangs_up_the_o
         assert await queue.rescue(line.conn, limit=10, attempts_max=100) == 1
         assert await line.deliverer.turn(line.conn) == 1
         await runner.called(2)
-        line.at += RENEW_EVERY
+        line.clock.at += RENEW_EVERY
         await line.deliverer.turn(line.conn)
         await until(lambda: hung_up(runner))
         assert line.deliverer.calls == 1
@@ -160,69 +163,92 @@ async def test_a_run_claimed_again_before_its_old_call_is_renewed_hangs_up_the_o
 async def test_a_drain_writes_down_what_ends_and_keeps_the_leases_of_what_goes_on(
     database: Database, line: Line
 ) -> None:
-    quick_may_answer = asyncio.Event()
-
-    async def quick(peer: Peer) -> None:
-        await quick_may_answer.wait()
-        await reply()(peer)
-
-    async with Receiver(quick) as runner, Receiver(hang()) as slow:
-        await shop.register(database, url=runner.url, **shop.SHOP)
+    quick_may_end, slow_may_end = asyncio.Event(), asyncio.Event()
+    async with (
+        Receiver(reply_after(quick_may_end)) as runner,
+        Receiver(reply_after(slow_may_end)) as slow,
+    ):
+        await deploy(database, "d", runner.url)
         ends = await make_run(line.conn)
         await line.deliverer.turn(line.conn)
         await runner.called()
-        await line.conn.execute(
-            "UPDATE deployments SET runner = json_build_object("
-            "'type', 'webhook', 'url', $1::text, 'timeout', 60, 'retries', '[]'::json)",
-            slow.url,
-        )
-        hangs = await make_run(line.conn)
+        await deploy(database, "slow", slow.url)
+        hangs = await make_run(line.conn, deployment="slow")
         await line.deliverer.turn(line.conn)
         await slow.called()
         await line.conn.execute("UPDATE run_queue SET lease_until = now() + interval '1 second'")
-        line.at += RENEW_EVERY
+        line.clock.at += RENEW_EVERY
         draining = asyncio.create_task(
             line.deliverer.drain(line.conn, within=timedelta(seconds=60))
         )
-        quick_may_answer.set()
+        quick_may_end.set()
         watching = await database.connect()
 
         async def is_written_down() -> bool:
-            left = await watching.fetchval("SELECT lease_until - now() FROM run_queue WHERE run_id = $1", hangs)
+            left = await watching.fetchval(
+                "SELECT lease_until - now() FROM run_queue WHERE run_id = $1", hangs
+            )
             return await state_of(watching, ends) == "completed" and left > timedelta(seconds=10)
 
         await until(is_written_down)
         await watching.close()
         assert not draining.done()
-        await slow.__aexit__()
+        slow_may_end.set()
         await draining
-        assert await state_of(line.conn, hangs) == "failed"
+        assert await state_of(line.conn, hangs) == "completed"
 
 
 async def test_what_is_still_under_way_when_a_drain_is_over_is_given_back(
     database: Database, line: Line
 ) -> None:
     async with Receiver(hang()) as runner:
-        await shop.register(database, url=runner.url, **shop.SHOP)
+        await deploy(database, "d", runner.url)
         run_id = await make_run(line.conn)
         await line.deliverer.turn(line.conn)
         await runner.called()
         await line.deliverer.drain(line.conn, within=timedelta(0))
         assert [outcome for outcome, _, _ in await attempts_of(line.conn, run_id)] == ["released"]
-        row = await line.conn.fetchrow("SELECT state, lease, retries_used, due_at <= now() AS due FROM run_queue")
+        row = await line.conn.fetchrow(
+            "SELECT state, lease, retries_used, due_at <= now() AS due FROM run_queue"
+        )
         assert tuple(row) == ("retrying", None, 0, True)
         await until(lambda: hung_up(runner))
 
 
+def reply_after(event: asyncio.Event) -> Behaviour:
+    async def behave(peer: Peer) -> None:
+        async with asyncio.timeout(20):
+            await event.wait()
+        await reply()(peer)
+
+    return behave
+
+
+async def deploy(database: Database, name: str, url: str) -> None:
+    fields = DeploymentFields(
+        description="",
+        tags=[],
+        runner=Webhook(url=url, timeout=timedelta(seconds=60), retries=()),
+        parameters={},
+        parameter_schema=None,
+        max_concurrency=8,
+        run_timeout=timedelta(hours=1),
+        overlap="allow",
+        enabled=True,
+    )
+    async with database.begin() as conn:
+        await deployments.create(conn, name=name, deployment_id=uuid4(), fields=fields)
+
+
 async def make_run(
-    conn: asyncpg.Connection, *, parameters: str = "{}", **more: Any
+    conn: asyncpg.Connection, *, deployment: str = "d", parameters: str = "{}", **more: Any
 ) -> UUID:
-    """A run of the deployment `d`, due now."""
+    """A run that is due now."""
     now = await conn.fetchval("SELECT now()")
     run = queue.NewRun(
         id=uuid4(),
         scheduled_at=now,
-        deployment="d",
+        deployment=deployment,
         trigger_id=uuid4(),
         trigger_version=1,
         trigger="t",

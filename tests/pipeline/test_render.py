@@ -125,8 +125,8 @@ def test_parameters_that_cannot_be_compiled_fail_their_render_alone() -> None:
 
 def test_a_template_that_takes_too_long_is_killed_and_its_process_replaced() -> None:
     async def scenario() -> None:
-        async with Renderers(size=1, seconds=0.2) as renderers:
-            assert await failure(renderers, SLOW, LONG) == "rendering took longer than 0.2 s"
+        async with Renderers(size=1, seconds=0.1) as renderers:
+            assert await failure(renderers, SLOW, LONG) == "rendering took longer than 0.1 s"
             assert renderers.process_ids() == []
             assert await renderers.render(LOOP, SMALL)
             assert len(renderers.process_ids()) == 1
@@ -138,10 +138,11 @@ def test_the_time_of_several_renders_does_not_add_up() -> None:
     short = context({"list": [1], "text": "x" * 10_000})
 
     async def scenario() -> None:
-        async with Renderers(size=1, seconds=0.25) as renderers:
+        async with Renderers(size=1, seconds=0.1) as renderers:
             await renderers.render(SLOW, short)
             (child,) = renderers.process_ids()
-            while cpu_seconds_of(child) < 0.5:
+            before = cpu_seconds_of(child)
+            while cpu_seconds_of(child) < before + 0.2:
                 assert await renderers.render(SLOW, short) == {"p": "10000"}
             assert renderers.process_ids() == [child]
 
@@ -291,35 +292,34 @@ VALUE = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
     max_leaves=10,
 )
-TEMPLATES = st.sampled_from(
-    [
-        "{{ event.payload.v }}",
-        "{{ event.payload.v }} as text",
-        "{{ event.payload.v ~ event.payload.w }}",
-        "{{ event.payload.v + event.payload.w }}",
-        "{{ event.payload.v * 3 }}",
-        "{{ event.payload.v | tojson }}",
-        "{{ event.payload.v | list }}",
-        "{{ event.payload.v | sort }}",
-        "{{ event.payload.v | join('-') }}",
-        "{{ event.payload.v | first }}",
-        "{{ event.payload.v | int }}",
-        "{{ event.payload.v == event.payload.w }}",
-        "{{ event.payload.v.id | default(event.payload.w) }}",
-        "{{ event.payload.v[0] }}",
-        "{{ event.payload.v | unique | map('upper') }}",
-        "{% for i in event.payload.v %}{{ loop.index }} {{ i }};{% else %}none{% endfor %}",
-        "{% for k, v in event.payload | items %}{{ k }}={{ v }};{% endfor %}",
-    ]
-)
+TEMPLATES = [
+    "{{ event.payload.v }}",
+    "{{ event.payload.v }} as text",
+    "{{ event.payload.v ~ event.payload.w }}",
+    "{{ event.payload.v + event.payload.w }}",
+    "{{ event.payload.v * 3 }}",
+    "{{ event.payload.v | tojson }}",
+    "{{ event.payload.v | list }}",
+    "{{ event.payload.v | sort }}",
+    "{{ event.payload.v | join('-') }}",
+    "{{ event.payload.v | first }}",
+    "{{ event.payload.v | int }}",
+    "{{ event.payload.v == event.payload.w }}",
+    "{{ event.payload.v.id | default(event.payload.w) }}",
+    "{{ event.payload.v[0] }}",
+    "{{ event.payload.v | unique | map('upper') }}",
+    "{% for i in event.payload.v %}{{ loop.index }} {{ i }};{% else %}none{% endfor %}",
+    "{% for k, v in event.payload | items %}{{ k }}={{ v }};{% endfor %}",
+]
+COMPILED = {template: compile_parameters({"p": template}) for template in TEMPLATES}
 
 
 def outcome(of: dict[str, Any] | RenderFailed) -> str | tuple[Problem, ...]:
     return of.problems if isinstance(of, RenderFailed) else repr(of)
 
 
-@settings(max_examples=150, deadline=None)
-@given(template=TEMPLATES, v=VALUE, w=VALUE)
+@settings(deadline=None)
+@given(template=st.sampled_from(TEMPLATES), v=VALUE, w=VALUE)
 def test_both_ways_to_render_agree(
     pool: tuple[asyncio.Runner, Renderers], template: str, v: Any, w: Any
 ) -> None:
@@ -328,7 +328,7 @@ def test_both_ways_to_render_agree(
 
     def here() -> dict[str, Any] | RenderFailed:
         try:
-            return compile_parameters(source).render(seen)
+            return COMPILED[template].render(seen)
         except RenderFailed as failed:
             return failed
 

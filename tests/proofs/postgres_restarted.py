@@ -7,8 +7,8 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,21 +39,21 @@ class Cluster:
         assert await asyncio.to_thread(self._running.ensure_running)
 
 
-@asynccontextmanager
-async def empty_data_dir() -> AsyncIterator[Path]:
+@contextmanager
+def empty_data_dir() -> Iterator[Path]:
     # Postgres' own user, when we are root, must be able to enter it.
     data_dir = Path(tempfile.mkdtemp(prefix="upshot-proof-", dir="/tmp"))
     data_dir.chmod(0o755)
     try:
         yield data_dir
     finally:
-        await asyncio.to_thread(shutil.rmtree, data_dir, ignore_errors=True)
+        shutil.rmtree(data_dir, ignore_errors=True)
 
 
 @asynccontextmanager
 async def own_cluster() -> AsyncIterator[Cluster]:
     """It has the schema, and is gone at the end."""
-    async with empty_data_dir() as data_dir:
+    with empty_data_dir() as data_dir:
         running = await asyncio.to_thread(embedded.start, data_dir)
         try:
             database = Database(lambda: running.url)
@@ -79,8 +79,6 @@ async def crash(data_dir: Path, number: signal.Signals) -> None:
 def _has_listener(data_dir: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(str(embedded.socket_of(data_dir))) == 0
-
-
 
 
 async def prove(*, restarts: int, events_between: int) -> int:
@@ -153,8 +151,7 @@ async def _acknowledged(posters: list[_Poster], more: int) -> None:
 
     async def are() -> bool:
         return all(
-            len(poster.acknowledged) >= count
-            for poster, count in zip(posters, wanted, strict=True)
+            len(poster.acknowledged) >= count for poster, count in zip(posters, wanted, strict=True)
         )
 
     await until(are, within=60)
@@ -164,9 +161,7 @@ async def _refused(posters: list[_Poster]) -> None:
     before = [poster.refused for poster in posters]
 
     async def are() -> bool:
-        return all(
-            poster.refused > count for poster, count in zip(posters, before, strict=True)
-        )
+        return all(poster.refused > count for poster, count in zip(posters, before, strict=True))
 
     await until(are, within=30)
 

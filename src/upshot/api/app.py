@@ -7,6 +7,7 @@ from starlette.exceptions import HTTPException
 
 from upshot.api import deployments, docs, events, runs, status, triggers
 from upshot.api.auth import Guard
+from upshot.api.bodies import Bodies
 from upshot.api.problems import answer_to
 from upshot.api.services import Services
 
@@ -26,6 +27,7 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     app.state.guard = Guard(services)
+    app.state.bodies = Bodies()
     app.state.counts = status.CountsCache()
     for module in (events, triggers, deployments, runs, status):
         app.include_router(module.router)

@@ -1,21 +1,55 @@
 """Reading requests: bounded before they are read whole, and strict about what JSON is."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from email.message import Message
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from upshot.api.problems import problems_of, summary_of
-from upshot.core.errors import Invalid, Malformed, Problem, TooLarge, Unsupported
-from upshot.core.limits import JSON_BODY_BYTES_MAX
+from upshot.core.errors import (
+    Invalid,
+    Malformed,
+    Overloaded,
+    Problem,
+    TooLarge,
+    Unsupported,
+)
+from upshot.core.limits import BODIES_BYTES_MAX, JSON_BODY_BYTES_MAX
 
 JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(slots=True)
+class Bodies:
+    """The bytes of all bodies that requests hold in memory at the moment."""
+
+    size: int = 0
+
+
+@dataclass(slots=True)
+class Held:
+    """One request's share of them."""
+
+    bodies: Bodies
+    size: int = 0
+
+    def add(self, size: int) -> None:
+        """Raises Overloaded where all requests together hold too much."""
+        self.bodies.size += size
+        self.size += size
+        if self.bodies.size > BODIES_BYTES_MAX:
+            raise Overloaded("Too many large requests at once; nothing of this one was stored.")
+
+    def release(self) -> None:
+        self.bodies.size -= self.size
+        self.size = 0
 
 
 def content_type_of(request: Request) -> str:
@@ -40,12 +74,14 @@ async def read_body(request: Request, *, limit: int) -> bytes:
     said = request.headers.get("content-length", "")
     if said.isdecimal() and (len(said) > len(str(limit)) + 5 or int(said) > limit):
         raise _too_large(limit)
+    held = cast(Held, request.state.held)
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > limit:
             raise _too_large(limit)
+        held.add(len(chunk))
         chunks.append(chunk)
     return b"".join(chunks)
 

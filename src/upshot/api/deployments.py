@@ -71,6 +71,7 @@ class Runner(Strict):
         max_length=URL_CHARS_MAX,
         description="Where to POST.",
         examples=["http://127.0.0.1:9000/run"],
+        json_schema_extra={"format": "uri"},
     )
     headers: dict[str, str | None] | None = Field(
         default={},

@@ -28,7 +28,7 @@ from upshot.api.paging import (
 )
 from upshot.api.problems import BODY, ProblemItem, problem_answer, problems
 from upshot.api.routing import new_router
-from upshot.api.services import Services, Using
+from upshot.api.services import Services, Using, services_of
 from upshot.core.errors import Invalid, NotFound, Problem, Unsupported
 from upshot.core.events import Event, event_json
 from upshot.core.intake import Ids, NewEvent, Reading, read_json, read_ndjson
@@ -144,7 +144,16 @@ _ORDER_CREATED: Final = {
     "resource": {"prefect.resource.id": "123"},
     "payload": {"total": 99.5},
 }
-_BODY_DOCUMENTED: Final = {
+_REQUEST_DOCUMENTED: Final = {
+    "parameters": [
+        {
+            "name": "wait",
+            "in": "query",
+            "required": False,
+            "schema": {"type": "string", "enum": ["evaluated"]},
+            "description": "Answer once the events are evaluated.",
+        }
+    ],
     "requestBody": {
         "required": True,
         "content": {
@@ -175,7 +184,7 @@ _BODY_DOCUMENTED: Final = {
                 "example": '{"event": "order.created", "resource": {"id": "123"}}\n',
             },
         },
-    }
+    },
 }
 
 
@@ -189,21 +198,16 @@ _BODY_DOCUMENTED: Final = {
         207: {"description": "Some events are rejected; the others are.", "model": EventsPosted},
         **problems(*BODY),
     },
-    openapi_extra=_BODY_DOCUMENTED,
+    openapi_extra=_REQUEST_DOCUMENTED,
 )
-async def post_events(
-    request: Request,
-    services: Using,
-    wait: Annotated[
-        Literal["evaluated"] | None, Query(description="Answer once they are evaluated.")
-    ] = None,
-) -> Response:
+async def post_events(request: Request) -> Response:
     """Store one event, an array of them, or one a line (NDJSON).
 
     A 2xx answer comes after they are committed. One bad event does not keep its neighbours from
     being stored: it is `rejected`, and its `error` says why. When none is valid the answer is 422,
     with the same `results`.
     """
+    services, waits = services_of(request), _waits(request)
     read = _reader_for(content_type_of(request))
     reading = await _read(read, await read_body(request, limit=BODY_BYTES_MAX), services.now())
     new = [verdict for verdict in reading.verdicts if isinstance(verdict, NewEvent)]
@@ -214,9 +218,20 @@ async def post_events(
             answer.tell(index, verdict, next(results))
         else:
             answer.refuse(index, verdict.id, verdict.problems)
-    if wait is not None:
-        answer.evaluated = await services.ingest.evaluated(answer.kept, EVALUATED_WAIT_MAX)
+    if waits:
+        answer.evaluated = not answer.kept or await services.ingest.evaluated(
+            answer.kept, EVALUATED_WAIT_MAX
+        )
     return answer.to_response()
+
+
+def _waits(request: Request) -> bool:
+    """Read here and not by FastAPI, whose reading of parameters costs more than the event's."""
+    wait = request.query_params.get("wait")
+    if wait not in (None, "evaluated"):
+        message = "Can only be 'evaluated'."
+        raise Invalid(f"wait: {message}", [Problem(("query", "wait"), message)])
+    return wait is not None
 
 
 _Reader = Callable[..., Reading]

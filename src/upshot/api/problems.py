@@ -88,8 +88,11 @@ BODY: Final = (400, 413, 415)
 """What can be wrong with a body."""
 
 
-def answer_to(error: Exception) -> Response:
-    """The answer to whatever was raised; what is nobody's fault but ours is logged."""
+def answer_to(error: Exception, *, known: Sequence[str] = ()) -> Response:
+    """The answer to whatever was raised; what is nobody's fault but ours is logged.
+
+    `known` are the fields that could have been meant where one is unknown.
+    """
     match error:
         case ClientDisconnect():
             return Response(status_code=400)
@@ -100,7 +103,7 @@ def answer_to(error: Exception) -> Response:
                 status, error.message, problems=error.problems, headers=_headers_of(error)
             )
         case RequestValidationError():
-            found = problems_of(error.errors())
+            found = problems_of(error.errors(), known)
             return problem_answer(422, summary_of(found), problems=found)
         case HTTPException():
             return problem_answer(error.status_code, str(error.detail), headers=error.headers)

@@ -10,6 +10,7 @@ from fastapi import Body, Query, Response
 from pydantic import AwareDatetime, BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from upshot import metrics
 from upshot.api.answers import Listed, json_answer, raw
 from upshot.api.paging import (
     DEFAULT,
@@ -191,6 +192,7 @@ async def cancel_run(run_id: UUID, services: Using) -> Response:
             raise Conflict(f"Run {run_id} is {state} already.")
         answer = await run_answer(conn, run_id, status=200)
     assert answer is not None
+    metrics.RUNS_FINISHED.labels(RunState.CANCELLED.value).inc()
     return answer
 
 
@@ -230,6 +232,8 @@ async def report_run(
         else:
             state, lease_until = RunState(report.state), None
             await _finish(conn, run_id, report, state)
+    if report.state != "running":
+        metrics.RUNS_FINISHED.labels(state.value).inc()
     return json_answer(
         {
             "state": state.value,

@@ -40,4 +40,9 @@ def services_of(request: Request) -> Services:
     return cast(Services, request.app.state.services)
 
 
-Using = Annotated[Services, Depends(services_of)]
+async def _using(request: Request) -> Services:
+    # A function that is not async would be run in a thread, for each request.
+    return services_of(request)
+
+
+Using = Annotated[Services, Depends(_using)]

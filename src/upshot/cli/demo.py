@@ -74,7 +74,12 @@ def _ensure_server(client: Client, server: Background) -> None:
         typer.echo(f"A server runs at {client.url} already; the demo uses that one.")
     elif not server.is_running:
         typer.echo(f"Starting a server: upshot serve   (it writes to {server.log})")
-        server.start([sys.executable, "-m", "upshot", "serve"])
+        server.start([sys.executable, "-m", "upshot", "serve"], notes={"url": client.url})
+    elif server.notes["url"] != client.url:
+        raise Conflict(
+            f"A demo's server runs already, at {server.notes['url']}. Stop it with "
+            "'upshot demo --stop', or set UPSHOT_PORT as it was."
+        )
     with Console().status("The server starts..."):
         _wait_until_ready(client, server)
     typer.echo(f"The server is ready at {client.url}")

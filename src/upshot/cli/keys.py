@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="API keys: made and revoked on the database, with the server's settings and no key.",
+    help="API keys: made and revoked on the database itself.",
 )
 
 

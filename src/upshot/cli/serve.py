@@ -8,7 +8,9 @@ import typer
 from upshot.settings import STAGES, Settings, Stage
 
 
-def _stages(text: str) -> str:
+def _stages(text: str | None) -> str | None:
+    if text is None:
+        return None
     unknown = [name for name in text.split(",") if name not in STAGES]
     if unknown:
         raise typer.BadParameter(f"{unknown[0]!r} is no stage; there are {', '.join(STAGES)}.")
@@ -46,7 +48,7 @@ def serve(
         str | None,
         typer.Option(
             metavar="STAGES",
-            callback=lambda text: text and _stages(text),
+            callback=_stages,
             help=f"Run only these stages, separated by commas: {','.join(STAGES)}.",
             show_default=False,
         ),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,8 @@ class Background:
             return False
         pid: int = self.notes["pid"]
         for number in (signal.SIGTERM, signal.SIGKILL):
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
             if wait_until(lambda: not self.is_running, DEMO_STOPS_WITHIN.total_seconds()):
                 break
         return True

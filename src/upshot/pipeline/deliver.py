@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import assert_never
 from uuid import UUID
@@ -32,10 +32,12 @@ from upshot.metrics import ATTEMPT_SECONDS, ATTEMPTS, DELIVERY_DELAY_SECONDS, RU
 from upshot.pipeline.call import Caller
 from upshot.pipeline.render import Renderers
 from upshot.storage import queue
+from upshot.storage.database import AWAY, reason_of
 from upshot.storage.deployments import webhook_of
 from upshot.storage.queue import ClaimedRun, Outcome
 
 RENEW_EVERY = timedelta(seconds=10)
+DRAIN_TURN_SECONDS = 1.0
 _LOST = "the run was cancelled or taken over while its runner was called"
 _STOPPED = "the server stopped before the runner had answered"
 
@@ -83,22 +85,17 @@ class Deliverer:
         """Write down what has ended, renew leases, claim and begin to call; answers the claims."""
         ended, self._ended = self._ended, _Ended()
         try:
-            async with conn.transaction():
-                if ended.outcomes:
-                    await queue.finish_if_leased(conn, ended.outcomes)
-                for deployment, reason in sorted(ended.gone.items()):
-                    await queue.disable_deployment(conn, deployment, reason)
-                await self._renew(conn)
-                room = CALLS_MAX - len(self._in_flight)
-                claimed = (
-                    await queue.claim(conn, limit=room, lease=LEASE) if claims and room > 0 else []
-                )
-        except BaseException:
+            claimed = await self._save(conn, ended, claims=claims)
+        except BaseException as error:
             # They are written down when the connection is back; their leases may be lost by then,
             # and then the fence keeps this from doing harm.
             self._ended.outcomes[:0] = ended.outcomes
             self._ended.gone.update(ended.gone)
-            raise
+            if not (ended.outcomes and _is_refusal(error)):
+                raise
+            log.warning("outcomes_refused", count=len(ended.outcomes), error=reason_of(error))
+            await self._record_apart(conn)
+            return await self.turn(conn, claims=claims)
         for outcome in ended.outcomes:
             ATTEMPTS.labels(outcome=outcome.outcome).inc()
             ATTEMPT_SECONDS.observe(outcome.duration)
@@ -109,16 +106,49 @@ class Deliverer:
             self._in_flight[run.lease] = _InFlight(run, task)
         return len(claimed)
 
+    async def _save(
+        self, conn: asyncpg.Connection, ended: _Ended, *, claims: bool
+    ) -> list[ClaimedRun]:
+        async with conn.transaction():
+            if ended.outcomes:
+                await queue.finish_if_leased(conn, ended.outcomes)
+            for deployment, reason in sorted(ended.gone.items()):
+                await queue.disable_deployment(conn, deployment, reason)
+            await self._renew(conn)
+            room = CALLS_MAX - len(self._in_flight)
+            if not claims or room <= 0:
+                return []
+            return await queue.claim(conn, limit=room, lease=LEASE)
+
+    async def _record_apart(self, conn: asyncpg.Connection) -> None:
+        """Something in what has ended is refused: find it, so that the rest is on record."""
+        for outcome in list(self._ended.outcomes):
+            try:
+                await _record(conn, outcome)
+            except asyncpg.PostgresError as error:
+                if not _is_refusal(error):
+                    raise
+                log.error("outcome_refused", run=str(outcome.run_id), error=reason_of(error))
+                await _record(conn, _without_what_is_refused(outcome, error))
+            self._ended.outcomes.remove(outcome)
+
     @property
     def has_ended(self) -> bool:
         """Whether a call has ended and waits to be written down."""
         return bool(self._ended.outcomes)
 
     async def drain(self, conn: asyncpg.Connection, *, within: timedelta) -> None:
-        """Let calls end for so long, then give the rest back to be claimed by others."""
-        tasks = [call.task for call in self._in_flight.values()]
-        if tasks:
-            await asyncio.wait(tasks, timeout=within.total_seconds())
+        """Let calls end for so long, then give the rest back to be claimed by others.
+
+        Meanwhile turns go on without claims, lest a lease runs out while its call goes on.
+        """
+        clock = asyncio.get_running_loop().time
+        until = clock() + within.total_seconds()
+        while self._in_flight and clock() < until:
+            tasks = [call.task for call in self._in_flight.values()]
+            seconds = min(DRAIN_TURN_SECONDS, until - clock())
+            await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await self.turn(conn, claims=False)
         for call in list(self._in_flight.values()):
             call.task.cancel()
             self._note(call.run, _cut_off(call.run, self._now(), outcome="released", why=_STOPPED))
@@ -133,8 +163,8 @@ class Deliverer:
             conn, [(call.run.id, lease) for lease, call in self._in_flight.items()], lease=LEASE
         )
         self._renewed_at = now
-        for call in list(self._in_flight.values()):
-            if call.run.id not in held:
+        for lease, call in list(self._in_flight.items()):
+            if lease not in held:
                 call.task.cancel()
                 self._note(call.run, _cut_off(call.run, now, outcome="lost", why=_LOST))
 
@@ -253,6 +283,29 @@ class Deliverer:
 class _Made:
     attempt: Attempt
     verdict: Verdict
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether the database is there, and refuses what it was given."""
+    return isinstance(error, asyncpg.PostgresError) and not isinstance(error, AWAY)
+
+
+async def _record(conn: asyncpg.Connection, outcome: Outcome) -> None:
+    async with conn.transaction():
+        await queue.finish_if_leased(conn, [outcome])
+
+
+def _without_what_is_refused(outcome: Outcome, error: asyncpg.PostgresError) -> Outcome:
+    """The run fails, since another attempt would be refused as well."""
+    return replace(
+        outcome,
+        state="failed",
+        outcome="failed",
+        error=f"the database refuses the attempt's outcome: {reason_of(error)}",
+        response=None,
+        parameters=None,
+        again_after=None,
+    )
 
 
 def _crashed(started_at: datetime, error: Exception) -> _Made:

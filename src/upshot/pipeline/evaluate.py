@@ -41,7 +41,7 @@ from upshot.core.templates import (
 from upshot.core.windows import Seen, Window, decode_window, encode_window
 from upshot.storage import evaluation_errors, in_force, queue, windows
 from upshot.storage import log as event_log
-from upshot.storage.database import AWAY
+from upshot.storage.database import AWAY, reason_of
 
 TRIGGER_SAVED = "upshot.trigger.saved"
 TRIGGER_DELETED = "upshot.trigger.deleted"
@@ -196,7 +196,7 @@ class Evaluator:
         except asyncpg.PostgresError as error:
             counts.runs, counts.set_aside = before.runs, before.set_aside
             if len(events) == 1:
-                await self._set_aside([SetAside(events[0], None, str(error))], counts)
+                await self._set_aside([SetAside(events[0], None, reason_of(error))], counts)
                 return
             middle = len(events) // 2
             await self._evaluate_carefully(events[:middle], counts)

@@ -20,7 +20,7 @@ from upshot.core.limits import (
 )
 from upshot.storage import event_ids, partitions
 from upshot.storage import log as event_log
-from upshot.storage.database import AWAY
+from upshot.storage.database import AWAY, reason_of
 
 RETRY_AFTER_AWAY = 2
 
@@ -156,21 +156,23 @@ class Ingest:
     async def _store_apart(
         self, conn: asyncpg.Connection, posts: list[_Post], error: asyncpg.PostgresError
     ) -> None:
-        """Something in the commit was refused: find it, so that its neighbours are stored."""
+        """Something in the commit was refused: halve it until that stands alone."""
         if len(posts) > 1:
-            for post in posts:
-                await self._store(conn, [post])
+            middle = len(posts) // 2
+            await self._store(conn, posts[:middle])
+            await self._store(conn, posts[middle:])
             return
         (post,) = posts
         if len(post.events) == 1:
-            log.warning("event_refused", event=str(post.events[0].id), error=str(error))
-            _answer(post, [Conflicting(f"The database refuses this event: {error}")])
+            log.warning("event_refused", id=str(post.events[0].id), error=reason_of(error))
+            _answer(post, [Conflicting(f"The database refuses this event: {reason_of(error)}")])
             return
+        middle = len(post.events) // 2
         results: list[Result] = []
-        for event in post.events:
-            one = _Post([event], asyncio.get_running_loop().create_future())
-            await self._store(conn, [one])
-            results += one.done.result()
+        for events in (post.events[:middle], post.events[middle:]):
+            half = _Post(events, asyncio.get_running_loop().create_future())
+            await self._store(conn, [half])
+            results += half.done.result()
         _answer(post, results)
 
 

@@ -73,9 +73,13 @@ class Outcome:
 
 
 async def defaults_of(conn: asyncpg.Connection, names: Sequence[str]) -> list[asyncpg.Record]:
-    """What deployments give to their runs: `name`, `parameters`, `parameter_schema` as text."""
+    """What deployments give to their runs: `name`, `parameters`, `parameter_schema` as text.
+
+    Until the transaction ends none of them can be deleted, so that no run is left without one.
+    """
     rows: list[asyncpg.Record] = await conn.fetch(
-        "SELECT name, parameters, parameter_schema FROM deployments WHERE name = ANY($1::text[])",
+        "SELECT name, parameters, parameter_schema FROM deployments WHERE name = ANY($1::text[]) "
+        "ORDER BY name FOR KEY SHARE",
         names,
     )
     return rows
@@ -252,18 +256,18 @@ async def finish_if_leased(conn: asyncpg.Connection, outcomes: Sequence[Outcome]
 async def renew(
     conn: asyncpg.Connection, runs: Sequence[tuple[UUID, UUID]], *, lease: timedelta
 ) -> set[UUID]:
-    """Prolong the leases still held of (run, lease) pairs; answers the run ids of those."""
+    """Prolong the leases still held of (run, lease) pairs; answers those leases."""
     rows = await conn.fetch(
         "UPDATE run_queue AS q SET lease_until = now() + $3 "
         "FROM (SELECT q.run_id FROM run_queue AS q "
         "JOIN unnest($1::uuid[], $2::uuid[]) AS mine (run_id, lease) USING (run_id, lease) "
         "ORDER BY q.run_id FOR UPDATE OF q) AS held "
-        "WHERE q.run_id = held.run_id RETURNING q.run_id",
+        "WHERE q.run_id = held.run_id RETURNING q.lease",
         [run_id for run_id, _ in runs],
         [lease_id for _, lease_id in runs],
         lease,
     )
-    return {row["run_id"] for row in rows}
+    return {row["lease"] for row in rows}
 
 
 async def disable_deployment(conn: asyncpg.Connection, name: str, reason: str) -> None:

@@ -17,7 +17,7 @@ from upshot.pipeline.deliver import Deliverer
 from upshot.pipeline.evaluate import Evaluator
 from upshot.pipeline.ingest import Ingest
 from upshot.storage import log as event_log
-from upshot.storage.database import AWAY, Database
+from upshot.storage.database import AWAY, Database, reason_of
 from upshot.workers.signals import Signals
 
 EVALUATE, EVALUATED, DELIVER = "evaluate", "evaluated", "deliver"
@@ -126,10 +126,10 @@ async def _evaluate(
             progress = await evaluator.turn(events_max=events_max, carefully=carefully)
         except AWAY:
             raise
-        except asyncpg.PostgresError:
+        except asyncpg.PostgresError as error:
             # Something in this batch is refused. Go through it again in smaller pieces, finding
             # what it is; the rest goes on.
-            log.exception("batch_refused", events_max=events_max)
+            log.warning("batch_refused", events_max=events_max, error=reason_of(error))
             if carefully and events_max == 1:
                 raise
             evaluator = await Evaluator.load(conn, key_retention=key_retention)

@@ -1,0 +1,55 @@
+"""Parameters, from the source that was saved to the values of one run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from upshot.core.errors import Invalid, Problem
+from upshot.core.limits import STEPS_IN_PROCESS_MAX
+from upshot.core.templates.compiling import Compiling
+from upshot.core.templates.faults import first_of, render_failed
+from upshot.core.templates.rendering import Rendering
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Compiled parameters: every template checked once, to be rendered for each run."""
+
+    source: Mapping[str, Any]
+    names: frozenset[str]
+    """The names of the context that the templates use: `after` and `events` may be left out."""
+    heavy: bool
+    """A loop, or an operator or filter whose result can grow: render it in a child process."""
+    _tree: Any = field(repr=False, compare=False)
+
+    def render(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters of one run; `RenderFailed` names every template that has no value.
+
+        `context` is plain JSON (or `event_view`s): event, after, events, labels, trigger,
+        deployment. The same context as JSON in another process gives the same parameters.
+        """
+        rendering = Rendering(context)
+        rendered: dict[str, Any] = rendering.fill(self._tree)
+        if rendering.problems:
+            raise render_failed(rendering.problems)
+        return rendered
+
+
+def compile_parameters(source: Mapping[str, Any]) -> Parameters:
+    """Check and compile `source`; `Invalid` has one problem for each template that is wrong."""
+    if not isinstance(source, Mapping):
+        raise Invalid("Parameters are a JSON object.", [Problem((), "must be an object")])
+    compiling = Compiling()
+    tree = compiling.tree(source, (), 1)
+    if compiling.problems:
+        raise Invalid(
+            f"The parameters are not valid: {first_of(compiling.problems)}.", compiling.problems
+        )
+    found = compiling.findings
+    heavy = found.heavy or found.steps > STEPS_IN_PROCESS_MAX
+    return Parameters(source=source, names=frozenset(found.names), heavy=heavy, _tree=tree)
+
+
+def merged_source(deployment: Mapping[str, Any], trigger: Mapping[str, Any]) -> dict[str, Any]:
+    """The deployment's defaults with the trigger's top-level parameters over them."""
+    return {**deployment, **trigger}
