@@ -164,6 +164,21 @@ async def test_batches_cut_anywhere_make_the_same_runs(
     assert set(fired_by) == shop.firing_events(steps)
 
 
+async def test_a_page_that_is_just_full_is_not_the_end_of_the_log(
+    database: Database, conn: asyncpg.Connection, reading: asyncpg.Connection
+) -> None:
+    await registered(database)
+    evaluator = await Evaluator.load(reading, key_retention=RETENTION)
+    while (await evaluator.turn()).events:
+        pass
+    await post(conn, (CREATED, "1"))
+    assert (await evaluator.turn(events_max=1)).is_behind
+    assert (await evaluator.turn(events_max=1)).events == 0
+    (expected,) = await post(conn, (COMPLETE, "1"))
+    await evaluator.turn(events_max=1)
+    assert await shop.events_with_runs(reading) == [expected]
+
+
 async def test_of_two_evaluators_the_second_to_commit_saves_nothing(
     database: Database, conn: asyncpg.Connection, reading: asyncpg.Connection
 ) -> None:

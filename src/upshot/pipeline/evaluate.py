@@ -134,7 +134,8 @@ class Evaluator:
                 self._conn, self._cursor, events_max=events_max, bytes_max=bytes_max
             )
             idle_for = batch.after.evaluated_until - self._cursor.evaluated_until
-            if not batch.events and idle_for < IDLE_SAVE:
+            was_behind = self._cursor.page is not None
+            if not batch.events and not was_behind and idle_for < IDLE_SAVE:
                 return Progress()
             counts = _Counts()
             for is_change, stretch in groupby(batch.events, key=_is_change):
@@ -152,7 +153,7 @@ class Evaluator:
             events=len(batch.events),
             runs=counts.runs,
             set_aside=counts.set_aside,
-            is_behind=batch.after.page is not None,
+            is_behind=was_behind or batch.after.page is not None,
         )
 
     @property
