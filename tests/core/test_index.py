@@ -105,3 +105,14 @@ def test_own_events_are_offered_to_those_who_ask_for_them() -> None:
     index = TriggerIndex([trigger(1, expect=["*"]), trigger(2, expect=[OWN_EVENT_PREFIX + "*"])])
     offered = [one.trigger.number for one in index.candidates(event("upshot.run.failed"))]
     assert offered == [2]
+
+
+@given(triggers(), names)
+def test_a_name_is_of_interest_when_it_is_offered_to_somebody(
+    asked: list[Trigger], name: str
+) -> None:
+    offered = any(expected([each], name, resource_id) for each in asked for resource_id in "1234")
+    if offered:
+        assert TriggerIndex(asked).is_of_interest(name)
+    if not asked:
+        assert not TriggerIndex(asked).is_of_interest(name)

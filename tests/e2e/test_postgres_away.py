@@ -40,6 +40,13 @@ async def test_a_server_waits_for_a_postgres_that_is_away_at_its_start() -> None
             await server.api.post(EVENT)
 
 
+async def test_a_server_stops_when_it_is_told_to_though_postgres_is_away() -> None:
+    async with own_cluster() as cluster, serving(cluster.url) as server:
+        await cluster.crash()
+        await until(lambda: says_not_ready(server, "the database is away"))
+        await server.stop()
+
+
 async def test_an_embedded_postgres_that_was_killed_is_started_again() -> None:
     with empty_data_dir() as data_dir:
         async with serving(data_dir=data_dir) as server:

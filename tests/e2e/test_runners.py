@@ -125,6 +125,31 @@ async def test_a_stopped_server_waits_for_the_call_under_way_and_records_it(
         assert len(runner.calls) == 1
 
 
+async def test_a_runner_that_works_on_reports_the_end_or_fails_by_its_silence(
+    database_url: str,
+) -> None:
+    async with Receiver(reply(202)) as runner, serving(database_url) as server:
+        await server.api.deploy("patient", runner.url)
+        await server.api.deploy("hasty", runner.url, run_timeout=0.5)
+        for name in ("patient", "hasty"):
+            await server.api.trigger(name, deployment=name, expect=[name])
+
+        reported = await server.api.fired("patient")
+        (call,) = await runner.called(1)
+        report = {"lease": json.loads(call.body)["lease"], "state": "running"}
+        answer = await server.api.send("PATCH", f"/v1/runs/{reported}", report)
+        assert (answer["state"], answer["cancel"]) == ("running", False)
+        report = {**report, "state": "completed", "result": {"invoice": 7}}
+        await server.api.send("PATCH", f"/v1/runs/{reported}", report)
+        run = await server.api.get(f"/v1/runs/{reported}")
+        assert (run["state"], run["result"]) == ("completed", {"invoice": 7})
+
+        silent = await server.api.ended(await server.api.fired("hasty"))
+        assert silent["state"] == "failed"
+        assert "nothing was heard of it" in silent["error"]
+        assert statuses(silent) == [202]
+
+
 async def test_a_cancelled_run_hangs_up_on_its_runner(database_url: str) -> None:
     async with Receiver(hang(), reply()) as runner, serving(database_url) as server:
         await server.api.deploy("d", runner.url, seconds=300)

@@ -1,4 +1,4 @@
-"""Whatever runners do, each run ends as it should, on record, and the server's memory stays flat."""
+"""Whatever runners do, each run ends as it should, on record, and memory stays flat."""
 
 import json
 from collections.abc import Mapping

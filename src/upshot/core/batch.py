@@ -7,7 +7,7 @@ from uuid import UUID
 from upshot.core.evaluation import Fact, Matched, step
 from upshot.core.events import Event
 from upshot.core.index import TriggerIndex
-from upshot.core.keys import Key
+from upshot.core.keys import Key, key_hash
 from upshot.core.runs import Firing
 from upshot.core.triggers import Trigger
 from upshot.core.windows import Window
@@ -29,6 +29,10 @@ class KeyFacts:
     trigger: Trigger
     key: Key
     facts: list[Fact] = field(default_factory=list)
+    hash: UUID = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.hash = key_hash(self.key)
 
 
 @dataclass(slots=True)

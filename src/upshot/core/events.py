@@ -1,11 +1,11 @@
 """What an event is, and the short and long forms of its labels."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 import msgspec
+from msgspec import Struct
 
 Labels = Mapping[str, str]
 
@@ -20,9 +20,11 @@ OWN_EVENT_PREFIX = "upshot."
 """Upshot's own events: clients cannot post them, and no catch-all pattern matches them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A stored event. `payload` is the JSON text as the client sent it, read only when needed."""
+class Event(Struct, frozen=True, gc=False):
+    """A stored event. `payload` is the JSON text as the client sent it, read only when needed.
+
+    A Struct and not a dataclass: one is made for every event that is evaluated.
+    """
 
     id: UUID
     name: str

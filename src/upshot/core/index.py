@@ -62,6 +62,11 @@ class TriggerIndex:
             bucket.pop(trigger_id, None)
         self._resolved.clear()
 
+    def is_of_interest(self, name: str) -> bool:
+        """Whether an event of this name could concern any trigger."""
+        resolved = self._resolved.get(name) or self._resolve(name)
+        return bool(resolved.of_any_resource or resolved.of_resource)
+
     def candidates(self, event: Event) -> Iterator[Candidate]:
         """The triggers whose patterns fit the event's name and that ask for no other resource."""
         resolved = self._resolved.get(event.name)

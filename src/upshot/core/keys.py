@@ -11,6 +11,7 @@ import msgspec
 from upshot.core.errors import UpshotError
 from upshot.core.events import RESOURCE_ROLE, Event, long_form
 from upshot.core.limits import KEY_VALUE_CHARS_MAX
+from upshot.core.uuids import uuid_of
 
 Key = tuple[str, ...]
 
@@ -81,7 +82,8 @@ def key_of(event: Event, parts: Sequence[KeyPart]) -> Key | None:
 
 def key_hash(key: Key) -> UUID:
     """128 bits that stand for the key in an index, whatever the length of its values."""
-    return UUID(bytes=hashlib.blake2b(msgspec.json.encode(key), digest_size=16).digest())
+    digest = hashlib.blake2b(msgspec.json.encode(key), digest_size=16).digest()
+    return uuid_of(int.from_bytes(digest))
 
 
 def part_name(part: KeyPart) -> str:

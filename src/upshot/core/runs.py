@@ -11,6 +11,9 @@ from uuid import UUID
 from upshot.core.evaluation import Fire
 from upshot.core.keys import Key
 from upshot.core.triggers import Trigger
+from upshot.core.uuids import uuid_of
+
+_VERSION_AND_VARIANT = 0xF << 76 | 0b11 << 62
 
 
 class RunState(StrEnum):
@@ -55,10 +58,8 @@ def run_id_of(*parts: str) -> UUID:
     for part in parts:
         encoded = part.encode()
         digest.update(len(encoded).to_bytes(4, "big") + encoded)
-    raw = bytearray(digest.digest())
-    raw[6] = (raw[6] & 0x0F) | 0x80
-    raw[8] = (raw[8] & 0x3F) | 0x80
-    return UUID(bytes=bytes(raw))
+    number = int.from_bytes(digest.digest())
+    return uuid_of(number & ~_VERSION_AND_VARIANT | 8 << 76 | 0b10 << 62)
 
 
 def trigger_document(trigger: Trigger) -> Mapping[str, Any]:

@@ -26,7 +26,7 @@ from upshot.core.errors import UpshotError
 from upshot.core.evaluation import forgotten_at
 from upshot.core.events import Event, event_json
 from upshot.core.index import TriggerIndex
-from upshot.core.keys import Key, key_hash
+from upshot.core.keys import Key
 from upshot.core.language import compile_trigger
 from upshot.core.limits import BATCH_BYTES_MAX, BATCH_EVENTS_MAX
 from upshot.core.parameter_schema import ParameterSchema, compile_schema, violations
@@ -131,11 +131,15 @@ class Evaluator:
         """
         async with self._conn.transaction():
             batch = await event_log.read_batch(
-                self._conn, self._cursor, events_max=events_max, bytes_max=bytes_max
+                self._conn,
+                self._cursor,
+                events_max=events_max,
+                bytes_max=bytes_max,
+                is_wanted=self._index.is_of_interest,
             )
             idle_for = batch.after.evaluated_until - self._cursor.evaluated_until
             was_behind = self._cursor.page is not None
-            if not batch.events and not was_behind and idle_for < IDLE_SAVE:
+            if not batch.size and not was_behind and idle_for < IDLE_SAVE:
                 return Progress()
             counts = _Counts()
             for is_change, stretch in groupby(batch.events, key=_is_change):
@@ -150,7 +154,7 @@ class Evaluator:
                 raise CursorMoved("Another evaluator has moved the cursor.")
         self._cursor = batch.after
         return Progress(
-            events=len(batch.events),
+            events=batch.size,
             runs=counts.runs,
             set_aside=counts.set_aside,
             is_behind=was_behind or batch.after.page is not None,
@@ -217,10 +221,7 @@ class Evaluator:
     async def _load_windows(
         self, concerned: Concerned
     ) -> dict[tuple[UUID, Key], Callable[[], Window]]:
-        asked = {
-            (facts.trigger.number, key_hash(facts.key)): name
-            for name, facts in concerned.keys.items()
-        }
+        asked = {(facts.trigger.number, facts.hash): name for name, facts in concerned.keys.items()}
         if not asked:
             return {}
         rows = await windows.load(
@@ -247,14 +248,14 @@ class Evaluator:
             await windows.close(
                 self._conn,
                 [facts.trigger.number for facts in closed],
-                [key_hash(facts.key) for facts in closed],
+                [facts.hash for facts in closed],
             )
 
     def _stored(self, facts: KeyFacts, window: Window) -> windows.StoredWindow:
         trigger = facts.trigger
         return windows.StoredWindow(
             trigger_number=trigger.number,
-            key_hash=key_hash(facts.key),
+            key_hash=facts.hash,
             key=msgspec.json.encode(facts.key).decode(),
             state=encode_window(
                 window, keeps_after=trigger.keeps_after, keeps_events=trigger.keeps_events

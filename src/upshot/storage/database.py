@@ -36,7 +36,7 @@ def is_away(error: BaseException) -> bool:
 
 
 def reason_of(error: BaseException) -> str:
-    """What Postgres says, without the detail: that shows the rows, which do not belong into logs."""
+    """What Postgres says, without the detail: that shows rows, which do not belong into logs."""
     return str(error.args[0]) if error.args else type(error).__name__
 
 

@@ -1,7 +1,7 @@
 """The log: events appended in batches and read in the order of their commits."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from upshot.core.errors import UpshotError
-from upshot.core.events import RESOURCE_ID, RESOURCE_NAME, Event, Labels
+from upshot.core.events import OWN_EVENT_PREFIX, RESOURCE_ID, RESOURCE_NAME, Event, Labels
 from upshot.core.intake import NewEvent
 
 EVALUATE = "evaluate"
@@ -50,9 +50,13 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Events in the order of the log, and the cursor that says they are evaluated."""
+    """Events in the order of the log, and the cursor that says they are evaluated.
+
+    `size` of them were read; those that nobody wants are left out.
+    """
 
     events: list[Event]
+    size: int
     after: Cursor
 
 
@@ -205,12 +209,18 @@ WHERE bytes_before < $6
 
 
 async def read_batch(
-    conn: asyncpg.Connection, cursor: Cursor, *, events_max: int, bytes_max: int
+    conn: asyncpg.Connection,
+    cursor: Cursor,
+    *,
+    events_max: int,
+    bytes_max: int,
+    is_wanted: Callable[[str], bool] = lambda _: True,
 ) -> Batch:
     """The next events after the cursor, at most so many; none when all is evaluated.
 
-    Nothing is skipped because an earlier transaction committed later, and no open transaction of
-    anybody else holds the reading up.
+    Upshot's own events are always wanted, and so is every other behind one: it may be what makes
+    it wanted. Nothing is skipped because an earlier transaction committed later, and no open
+    transaction of anybody else holds the reading up.
     """
     if cursor.page is not None:
         snapshot, xid, position = cursor.page.snapshot, cursor.page.xid, cursor.page.position
@@ -221,7 +231,13 @@ async def read_batch(
     rows = await conn.fetch(
         READ_BATCH, cursor.snapshot, snapshot, xid, position, events_max, bytes_max
     )
-    events = [event_of(row) for row in rows]
+    events = []
+    is_any_wanted = False
+    for row in rows:
+        name = row["name"]
+        is_any_wanted = is_any_wanted or name.startswith(OWN_EVENT_PREFIX)
+        if is_any_wanted or is_wanted(name):
+            events.append(event_of(row))
     is_cut = len(rows) == events_max or sum(row["size"] for row in rows) >= bytes_max
     after = Cursor(
         cluster=cursor.cluster,
@@ -231,7 +247,7 @@ async def read_batch(
         evaluated_until=max(cursor.evaluated_until, rows[-1]["received_at"]) if is_cut else now,
         version=cursor.version + 1,
     )
-    return Batch(events=events, after=after)
+    return Batch(events=events, size=len(rows), after=after)
 
 
 def event_of(row: Row) -> Event:

@@ -1,7 +1,9 @@
 """The ids that the server gives to events."""
 
 from collections.abc import Callable, Iterator
-from uuid import UUID, SafeUUID
+from uuid import UUID
+
+from upshot.core.uuids import uuid_of
 
 
 class Ids:
@@ -28,7 +30,7 @@ class Ids:
             self._last += 1 + self._word()
             if self._last > self._end:
                 self._begin(self._ms + 1)
-        return _uuid(self._last)
+        return uuid_of(self._last)
 
     def _begin(self, ms: int) -> None:
         self._ms = ms
@@ -47,12 +49,3 @@ class Ids:
 
 
 _RANDOM_BLOCK_BYTES = 4_096
-_set = object.__setattr__
-
-
-def _uuid(number: int) -> UUID:
-    """`UUID(int=number)` without its checks of the arguments, which cost twice as much."""
-    made = UUID.__new__(UUID)
-    _set(made, "int", number)
-    _set(made, "is_safe", SafeUUID.unknown)
-    return made
