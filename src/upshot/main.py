@@ -1,6 +1,7 @@
 """Puts the line together: one process that runs all stages, or some of them."""
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -38,6 +39,7 @@ from upshot.workers.signals import Signals
 INGEST_WRITERS = 2
 HTTP_GRACE_SECONDS = 8
 BACKLOG = 2048
+GC_THRESHOLDS = (100_000, 50, 100)
 KEEP_ALIVE_SECONDS = 65  # longer than clients and proxies keep idle connections
 WATCH_SECONDS = 1.0
 
@@ -282,8 +284,19 @@ def serve(settings: Settings, stages: Collection[Stage] = STAGES) -> None:
         UpshotError: it cannot or will not start like this.
     """
     configure_logging(settings.log_level)
+    _collect_seldom()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, stages))
+
+
+def _collect_seldom() -> None:
+    """Look for cycles less often: batches hold many objects, few of them in cycles.
+
+    By default Python looks after every 700 new containers, which took a third of the evaluator's
+    time.
+    """
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 async def _serve(settings: Settings, stages: Collection[Stage]) -> None:

@@ -325,7 +325,7 @@ def _rendered(firing: Firing, defaults: _Defaults) -> tuple[str | None, str | No
             if problems:
                 where = ".".join(map(str, problems[0].loc))
                 return None, None, f"The parameters break the schema: {where} {problems[0].msg}"
-        return json.dumps(rendered), None, None
+        return msgspec.json.encode(rendered).decode(), None, None
     except UpshotError as error:
         return None, None, error.message
     except Exception as error:
