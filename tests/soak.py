@@ -21,6 +21,7 @@ from tests.proofs import (
     misbehaving_runners,
     order_restarted,
     postgres_restarted,
+    stopped,
 )
 from upshot.core.limits import MIB
 from upshot.storage.database import Database
@@ -100,12 +101,17 @@ async def _postgres_restarted(soak: Soak) -> str:
     return f"{restarts} crashes of Postgres, {events:,} events acknowledged, none lost"
 
 
+async def _stopped(soak: Soak) -> str:
+    return f"stopped within {await stopped.prove(soak.url):.0f} s of the signal, the run given back"
+
+
 PROOFS = (
     Proof("An order survives restarts of the server", _order_restarted),
     Proof("Acknowledged is stored", _acknowledged),
     Proof("Every stored event is evaluated exactly once", _evaluated_once),
     Proof("State, runs and cursor move together", _evaluators_killed),
     Proof("Every run ends once, though deliverers die", _deliverers_killed),
+    Proof("A stopped server gives back its runs", _stopped),
     Proof("Bad runners harm neither others nor the server", _misbehaving_runners),
     Proof("Postgres may go away at any instant", _postgres_restarted),
 )

@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -56,18 +58,46 @@ async def test_a_suspended_evaluator_is_relieved_and_does_no_harm_when_it_wakes(
 async def test_a_trigger_sees_every_event_posted_after_its_registration_was_answered(
     database_url: str,
 ) -> None:
-    async with serving(database_url, only="api,evaluate") as server:
-        api = server.api
-        await waiting_deployment(api)
-        posting = [asyncio.create_task(noise(api, n)) for n in range(3)]
-        firsts = await asyncio.gather(*(register_then_post(api, n) for n in range(40)))
-        for task in posting:
-            task.cancel()
-        await asyncio.gather(*posting, return_exceptions=True)
-        await api.all_evaluated()
-        for number, event_id in enumerate(firsts):
-            runs = (await api.get(f"/v1/events/{event_id}"))["runs"]
+    async with (
+        serving(database_url, only="api,evaluate") as server,
+        serving(database_url, only="api") as other,
+    ):
+        await waiting_deployment(server.api)
+
+        async def register_then_post(number: int) -> str:
+            name = f"race-{number}"
+            await server.api.trigger(name, deployment="waiting", expect=[name])
+            (event_id,) = await post_unevaluated(other.api, event(name, "1"))
+            return event_id
+
+        async with noise(server.api, other.api):
+            posted = await asyncio.gather(*(register_then_post(number) for number in range(40)))
+        await server.api.all_evaluated()
+        for number, event_id in enumerate(posted):
+            runs = (await server.api.get(f"/v1/events/{event_id}"))["runs"]
             assert [run["trigger"] for run in runs] == [f"race-{number}"]
+
+
+async def test_a_client_that_waits_for_answers_keeps_its_order_whichever_process_it_asks(
+    database_url: str,
+) -> None:
+    async with (
+        serving(database_url, only="api,evaluate") as server,
+        serving(database_url, only="api") as other,
+    ):
+        await waiting_deployment(server.api)
+        await server.api.trigger("t", deployment="waiting", **SHOP)
+
+        async def order(user: str) -> str:
+            await post_unevaluated(server.api, event("order.created", user))
+            (event_id,) = await post_unevaluated(other.api, event("order.complete", user))
+            return event_id
+
+        async with noise(server.api, other.api):
+            completed = await asyncio.gather(*(order(str(number)) for number in range(100)))
+        await server.api.all_evaluated()
+        fired = {run["labels"]["prefect.resource.id"] for run in await server.api.runs()}
+        assert len(fired) == len(completed) == 100
 
 
 async def test_a_trigger_sees_nothing_from_before_it_or_while_disabled_or_after_its_end(
@@ -175,13 +205,18 @@ async def post_unevaluated(api: Api, *events: dict[str, Any]) -> list[str]:
     return [result["id"] for result in answer["results"]]
 
 
-async def register_then_post(api: Api, number: int) -> str:
-    name = f"race-{number}"
-    await api.trigger(name, deployment="waiting", expect=[name])
-    (event_id,) = await post_unevaluated(api, event(name, "1"))
-    return event_id
+@asynccontextmanager
+async def noise(*apis: Api) -> AsyncIterator[None]:
+    """Others post meanwhile, in batches."""
 
+    async def post(api: Api) -> None:
+        while True:
+            await post_unevaluated(api, *[event("noise", "1")] * 20)
 
-async def noise(api: Api, number: int) -> None:
-    while True:
-        await post_unevaluated(api, *[event("noise", str(number))] * 20)
+    posting = [asyncio.create_task(post(api)) for api in apis]
+    try:
+        yield
+    finally:
+        for task in posting:
+            task.cancel()
+        await asyncio.gather(*posting, return_exceptions=True)

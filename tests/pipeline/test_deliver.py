@@ -206,7 +206,9 @@ async def test_what_is_still_under_way_when_a_drain_is_over_is_given_back(
         run_id = await make_run(line.conn)
         await line.deliverer.turn(line.conn)
         await runner.called()
+        line.clock.at += timedelta(seconds=7)
         await line.deliverer.drain(line.conn, within=timedelta(0))
+        assert await line.conn.fetchval("SELECT duration FROM attempts") == 7
         assert [outcome for outcome, _, _ in await attempts_of(line.conn, run_id)] == ["released"]
         row = await line.conn.fetchrow(
             "SELECT state, lease, retries_used, due_at <= now() AS due FROM run_queue"

@@ -23,6 +23,16 @@ from upshot.core.limits import BODIES_BYTES_MAX, JSON_BODY_BYTES_MAX
 JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 
+MERGE_PATCH_BODY: Final = {
+    "requestBody": {
+        "content": {
+            media_type: {"schema": {"type": "object"}, "example": {"enabled": False}}
+            for media_type in (MERGE_PATCH, JSON)
+        }
+    }
+}
+"""How an operation documents that it takes a merge patch."""
+
 Model = TypeVar("Model", bound=BaseModel)
 
 

@@ -11,13 +11,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from upshot.api.answers import Listed, json_answer, no_answer
-from upshot.api.bodies import JSON, MERGE_PATCH, merge_patch, validated
+from upshot.api.bodies import MERGE_PATCH_BODY, merge_patch, validated
 from upshot.api.paging import (
     DEFAULT,
     CursorText,
     Limit,
     decode_cursor,
-    encode_cursor,
+    named_page,
     read_name,
 )
 from upshot.api.problems import BODY, problems
@@ -202,14 +202,7 @@ async def put_deployment(
     summary="Change a deployment",
     response_model=DeploymentShown,
     responses=problems(*BODY, 404),
-    openapi_extra={
-        "requestBody": {
-            "content": {
-                media_type: {"schema": {"type": "object"}, "example": {"enabled": False}}
-                for media_type in (MERGE_PATCH, JSON)
-            }
-        }
-    },
+    openapi_extra=MERGE_PATCH_BODY,
 )
 async def patch_deployment(
     name: NameInPath, services: Using, patch: Annotated[dict[str, Any], Body()]
@@ -255,13 +248,7 @@ async def list_deployments(
     after = decode_cursor(cursor, read_name) or ""
     async with services.database.begin() as conn:
         found = await deployments.page(conn, after=after, limit=limit + 1)
-    more = len(found) > limit
-    return json_answer(
-        {
-            "items": [shown(one) for one in found[:limit]],
-            "next_cursor": encode_cursor(found[limit - 1].name) if more else None,
-        }
-    )
+    return named_page(found, limit=limit, shown=shown)
 
 
 @router.delete(

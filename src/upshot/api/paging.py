@@ -4,16 +4,24 @@ import base64
 import binascii
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
-from fastapi import Query
+from fastapi import Query, Response
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator
 
+from upshot.api.answers import json_answer
 from upshot.core.errors import Invalid, Problem
 from upshot.core.limits import LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, NAME_CHARS_MAX
 
+
+class HasName(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+Named = TypeVar("Named", bound=HasName)
 Place = TypeVar("Place")
 _POSITION_END = 2**63
 
@@ -92,3 +100,16 @@ def read_time_and_id(parts: Sequence[Any]) -> tuple[datetime, UUID]:
     if not isinstance(at, str) or not isinstance(run_id, str):
         raise ValueError("no place")
     return _in_range(msgspec.convert(at, Annotated[datetime, msgspec.Meta(tz=True)])), UUID(run_id)
+
+
+def named_page(
+    found: Sequence[Named], *, limit: int, shown: Callable[[Named], dict[str, Any]]
+) -> Response:
+    """A page of a list by name; one more than `limit` was looked for, to know whether there is."""
+    more = len(found) > limit
+    return json_answer(
+        {
+            "items": [shown(one) for one in found[:limit]],
+            "next_cursor": encode_cursor(found[limit - 1].name) if more else None,
+        }
+    )

@@ -9,14 +9,14 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from upshot.api.answers import Listed, json_answer, no_answer
-from upshot.api.bodies import JSON, MERGE_PATCH, merge_patch, validated
+from upshot.api.bodies import MERGE_PATCH_BODY, merge_patch, validated
 from upshot.api.deployments import prefixed
 from upshot.api.paging import (
     DEFAULT,
     CursorText,
     Limit,
     decode_cursor,
-    encode_cursor,
+    named_page,
     read_name,
 )
 from upshot.api.problems import BODY, problems
@@ -142,14 +142,7 @@ async def put_trigger(
     summary="Change a trigger",
     response_model=KeysChanged,
     responses=problems(*BODY, 404, 409),
-    openapi_extra={
-        "requestBody": {
-            "content": {
-                media_type: {"schema": {"type": "object"}, "example": {"enabled": False}}
-                for media_type in (MERGE_PATCH, JSON)
-            }
-        }
-    },
+    openapi_extra=MERGE_PATCH_BODY,
 )
 async def patch_trigger(
     name: NameInPath,
@@ -195,13 +188,7 @@ async def list_triggers(
     after = decode_cursor(cursor, read_name) or ""
     async with services.database.begin() as conn:
         found = await triggers.page(conn, after=after, limit=limit + 1)
-    more = len(found) > limit
-    return json_answer(
-        {
-            "items": [shown(one) for one in found[:limit]],
-            "next_cursor": encode_cursor(found[limit - 1].name) if more else None,
-        }
-    )
+    return named_page(found, limit=limit, shown=shown)
 
 
 @router.delete(

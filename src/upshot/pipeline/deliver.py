@@ -47,6 +47,7 @@ log = structlog.get_logger()
 @dataclass(frozen=True, slots=True)
 class _InFlight:
     run: ClaimedRun
+    started_at: datetime
     task: "asyncio.Task[None]"
 
 
@@ -103,7 +104,7 @@ class Deliverer:
                 RUNS_FINISHED.labels(state=outcome.state).inc()
         for run in claimed:
             task = asyncio.create_task(self._attempt(run))
-            self._in_flight[run.lease] = _InFlight(run, task)
+            self._in_flight[run.lease] = _InFlight(run, self._now(), task)
         return len(claimed)
 
     async def _save(
@@ -151,7 +152,7 @@ class Deliverer:
             await self.turn(conn, claims=False)
         for call in list(self._in_flight.values()):
             call.task.cancel()
-            self._note(call.run, _cut_off(call.run, self._now(), outcome="released", why=_STOPPED))
+            self._note(call.run, _cut_off(call, self._now(), outcome="released", why=_STOPPED))
         await self.turn(conn, claims=False)
 
     async def _renew(self, conn: asyncpg.Connection) -> None:
@@ -166,7 +167,7 @@ class Deliverer:
         for lease, call in list(self._in_flight.items()):
             if lease not in held:
                 call.task.cancel()
-                self._note(call.run, _cut_off(call.run, now, outcome="lost", why=_LOST))
+                self._note(call.run, _cut_off(call, now, outcome="lost", why=_LOST))
 
     async def _attempt(self, run: ClaimedRun) -> None:
         started_at = self._now()
@@ -326,15 +327,15 @@ def _unrendered(run: ClaimedRun, started_at: datetime, error: RenderFailed) -> O
     )
 
 
-def _cut_off(run: ClaimedRun, now: datetime, *, outcome: str, why: str) -> Outcome:
+def _cut_off(call: _InFlight, now: datetime, *, outcome: str, why: str) -> Outcome:
     """The call was given up. If the run is still ours it is due again at once."""
     return Outcome(
-        run_id=run.id,
-        lease=run.lease,
+        run_id=call.run.id,
+        lease=call.run.lease,
         state="retrying",
-        attempt=run.attempt,
-        started_at=now,
-        duration=0.0,
+        attempt=call.run.attempt,
+        started_at=call.started_at,
+        duration=(now - call.started_at).total_seconds(),
         outcome=outcome,
         error=why,
         again_after=timedelta(0),
