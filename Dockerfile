@@ -18,11 +18,12 @@ FROM python:3.11-slim-bookworm
 RUN groupadd --system --gid 10001 upshot \
     && useradd --system --uid 10001 --gid upshot --no-create-home --home-dir /nonexistent upshot
 COPY --from=build /opt/upshot /opt/upshot
-ENV PATH=/opt/upshot/bin:$PATH PYTHONUNBUFFERED=1
+# With the port named, a container of any stage answers the health check.
+ENV PATH=/opt/upshot/bin:$PATH PYTHONUNBUFFERED=1 UPSHOT_PORT=8484
 WORKDIR /opt/upshot
 USER 10001:10001
 EXPOSE 8484
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('UPSHOT_PORT', '8484') + '/healthz', timeout=4)"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['UPSHOT_PORT'] + '/healthz', timeout=4)"]
 ENTRYPOINT ["upshot"]
 CMD ["serve", "--host", "0.0.0.0"]

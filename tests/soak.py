@@ -17,6 +17,7 @@ from tests.proofs import (
     acknowledged,
     deliverers_killed,
     evaluated_once,
+    evaluator_suspended,
     killed,
     misbehaving_runners,
     order_restarted,
@@ -82,6 +83,11 @@ async def _evaluators_killed(soak: Soak) -> str:
     return f"{events:,} events, {kills} evaluators killed, the runs of the model"
 
 
+async def _evaluator_suspended(soak: Soak) -> str:
+    took = await evaluator_suspended.prove(soak.url, events=soak.scaled(500))
+    return f"a standby went on {took:.1f} s after the evaluator was suspended"
+
+
 async def _deliverers_killed(soak: Soak) -> str:
     runs, kills = soak.scaled(2_000) + 50, soak.scaled(15) + 1
     lost = await deliverers_killed.prove(soak.url, runs=runs, kills=kills, seed=soak.seed)
@@ -110,6 +116,7 @@ PROOFS = (
     Proof("Acknowledged is stored", _acknowledged),
     Proof("Every stored event is evaluated exactly once", _evaluated_once),
     Proof("State, runs and cursor move together", _evaluators_killed),
+    Proof("A suspended evaluator is relieved", _evaluator_suspended),
     Proof("Every run ends once, though deliverers die", _deliverers_killed),
     Proof("A stopped server gives back its runs", _stopped),
     Proof("Bad runners harm neither others nor the server", _misbehaving_runners),

@@ -19,7 +19,7 @@ import uvloop
 from fastapi import FastAPI
 
 from upshot import __version__
-from upshot.api.app import create_app
+from upshot.api.app import create_app, create_health_app
 from upshot.api.services import Services
 from upshot.core.errors import UpshotError
 from upshot.core.intake import NewEvent
@@ -68,8 +68,9 @@ class Server:
         self._ingest_line = replace(self._line, stopping=self._http_closed)
 
     def app(self) -> FastAPI:
-        """The HTTP API on this server's stages."""
-        return create_app(
+        """The HTTP API, or without that stage what tells how this process is."""
+        create = create_app if "api" in self.stages else create_health_app
+        return create(
             Services(
                 settings=self.settings,
                 database=self.database,
@@ -205,7 +206,9 @@ class Server:
             await loops.pause_or_stop(self.stopping, WATCH_SECONDS)
 
     async def _serve_http(self) -> None:
-        if "api" not in self.stages:
+        # Without the API there is nothing to listen for but health and metrics, on a port that
+        # somebody has to name: several such processes may be on one machine.
+        if "api" not in self.stages and "port" not in self.settings.model_fields_set:
             await self.stopping.wait()
             return
         bound = _bind(self.settings.host, self.settings.port)
@@ -225,7 +228,7 @@ class Server:
         )
         host, port = bound.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        log.info("listening", url=url, docs=f"{url}/docs")
+        log.info("listening", url=url, **({"docs": f"{url}/docs"} if "api" in self.stages else {}))
         serving = asyncio.create_task(server.serve(sockets=[bound]))
         stopping = asyncio.create_task(self.stopping.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -201,10 +201,7 @@ async def serving(
 ) -> AsyncIterator[Server]:
     """A server that is ready, on a port of its own; killed at the end if it still runs."""
     async with starting(database_url, only=only, data_dir=data_dir) as server:
-        if only is None or "api" in only:
-            await server.ready()
-        else:
-            await server.logged("ready")
+        await server.ready()
         yield server
 
 
@@ -212,7 +209,7 @@ async def serving(
 async def starting(
     database_url: str | None = None, *, only: str | None = None, data_dir: Path | None = None
 ) -> AsyncIterator[Server]:
-    """A server that listens, if it has an API, and may not be ready."""
+    """A server that listens, and may not be ready."""
     options = ["--port", "0"]
     options += ["--database-url", database_url] if database_url else []
     options += ["--only", only] if only else []
@@ -224,9 +221,8 @@ async def starting(
         )
     )  # fmt: skip
     try:
-        if only is None or "api" in only:
-            await server.api.http.aclose()
-            server.api = Api((await server.logged("listening"))["url"])
+        await server.api.http.aclose()
+        server.api = Api((await server.logged("listening"))["url"])
         yield server
     finally:
         if server.process.returncode is None:

@@ -1,7 +1,6 @@
 """One evaluator at a time, which sees every trigger in the place where it was registered."""
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -29,30 +28,6 @@ async def test_a_standby_takes_over_within_5_seconds_of_a_kill(database_url: str
             await first.kill()
             await standby.logged("evaluating", within=TAKEOVER_SECONDS_MAX)
             assert await server.api.fired("order.complete", "1")
-
-
-async def test_a_suspended_evaluator_is_relieved_and_does_no_harm_when_it_wakes(
-    database_url: str,
-) -> None:
-    async with (
-        serving(database_url, only="api") as server,
-        serving(database_url, only="evaluate") as first,
-    ):
-        await first.logged("evaluating")
-        await waiting_deployment(server.api)
-        await server.api.trigger("t", deployment="waiting", expect=["go"])
-        async with serving(database_url, only="evaluate") as standby:
-            first.send_signal(signal.SIGSTOP)
-            await standby.logged("evaluating", within=30)
-            assert await server.api.fired()
-            first.send_signal(signal.SIGCONT)
-            await first.logged("database_away")
-            for _ in range(20):
-                assert await server.api.fired()
-            await standby.kill()
-            # The first one is the standby now.
-            assert await server.api.fired()
-            assert len(await server.api.runs()) == 22
 
 
 async def test_a_trigger_sees_every_event_posted_after_its_registration_was_answered(

@@ -19,7 +19,7 @@ from upshot.core.networks import NetworkPolicy
 from upshot.pipeline.call import Caller
 from upshot.pipeline.deliver import RENEW_EVERY, Deliverer
 from upshot.pipeline.render import Renderers
-from upshot.storage import deployments, queue
+from upshot.storage import deployments, queue, runs
 from upshot.storage.database import Database
 from upshot.storage.deployments import DeploymentFields
 
@@ -140,6 +140,24 @@ async def test_a_call_whose_lease_is_lost_is_hung_up_even_if_its_run_is_ours_aga
         assert await state_of(line.conn, run_id) == "completed"
         outcomes = [outcome for outcome, _, _ in await attempts_of(line.conn, run_id)]
         assert outcomes == ["lost", "completed"]
+
+
+async def test_a_cancelled_run_is_hung_up_on_at_the_next_renewal_and_stays_cancelled(
+    database: Database, line: Line
+) -> None:
+    async with Receiver(hang()) as runner:
+        await deploy(database, "d", runner.url)
+        run_id = await make_run(line.conn)
+        await line.deliverer.turn(line.conn)
+        await runner.called()
+        async with database.begin() as other:
+            assert await runs.cancel_if_open(other, run_id, reason="cancelled by request")
+        line.clock.at += RENEW_EVERY
+        await line.deliverer.turn(line.conn)
+        await until(lambda: hung_up(runner))
+        await line.deliverer.turn(line.conn)
+        assert await state_of(line.conn, run_id) == "cancelled"
+        assert await attempts_of(line.conn, run_id) == [("lost", None, None)]
 
 
 async def test_a_run_claimed_again_before_its_old_call_is_renewed_hangs_up_the_old_call(

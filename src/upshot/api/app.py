@@ -13,7 +13,26 @@ from upshot.api.services import Services
 
 
 def create_app(services: Services) -> FastAPI:
-    """The application that `services` are served by."""
+    """The HTTP API on these services."""
+    app = _new_app(services)
+    for module in (events, triggers, deployments, runs, status):
+        app.include_router(module.router)
+    app.include_router(status.health)
+    app.include_router(status.own_metrics)
+    app.include_router(docs.router)
+    app.mount("/docs/assets", StaticFiles(directory=docs.ASSETS), name="assets")
+    return app
+
+
+def create_health_app(services: Services) -> FastAPI:
+    """What a process without the API serves of itself: health, readiness, metrics."""
+    app = _new_app(services)
+    app.include_router(status.health)
+    app.include_router(status.own_metrics)
+    return app
+
+
+def _new_app(services: Services) -> FastAPI:
     app = FastAPI(
         title="Upshot",
         version=status.VERSION,
@@ -29,11 +48,6 @@ def create_app(services: Services) -> FastAPI:
     app.state.guard = Guard(services)
     app.state.bodies = Bodies()
     app.state.counts = status.CountsCache()
-    for module in (events, triggers, deployments, runs, status):
-        app.include_router(module.router)
-    app.include_router(status.health)
-    app.include_router(docs.router)
-    app.mount("/docs/assets", StaticFiles(directory=docs.ASSETS), name="assets")
     return app
 
 

@@ -24,6 +24,7 @@ RETRY_AFTER_NOT_READY: Final = "2"
 
 router = new_router("status")
 health = APIRouter(tags=["status"])
+own_metrics = new_router("status")
 
 
 class RunsOpen(BaseModel):
@@ -99,7 +100,7 @@ async def show_status(request: Request, services: Using) -> Response:
     )
 
 
-@router.get(
+@own_metrics.get(
     "/metrics",
     summary="Metrics for Prometheus",
     response_class=Response,
