@@ -19,4 +19,4 @@ async def test_evaluators_killed_again_and_again_make_the_runs_of_the_model(
 ) -> None:
     events, kills = await killed.prove(database, database_url, seconds=8, seed=1)
     assert events > 1_000
-    assert kills >= 3
+    assert kills >= 2

@@ -2,13 +2,12 @@
 
 import asyncio
 import random
-import signal
-import sys
 import time
-from asyncio.subprocess import DEVNULL, Process
+from contextlib import AsyncExitStack
 
 import asyncpg
 
+from tests.e2e.server import Server, serving
 from tests.proofs import shop
 from upshot.storage import partitions
 from upshot.storage.database import Database
@@ -25,23 +24,28 @@ async def prove(database: Database, url: str, *, seconds: float, seed: int) -> t
     """
     chance = random.Random(seed)
     looking = await database.connect()
-    evaluators: list[Process] = []
-    try:
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(looking.close)
         await partitions.ensure_partitions(looking)
         await shop.register(database, **shop.SHOP)
-        evaluators = [await _evaluator(url) for _ in range(2)]
+
+        async def start() -> Server:
+            """One that is ready to evaluate, or to take over."""
+            return await stack.enter_async_context(serving(url, only="evaluate"))
+
+        evaluators = [await start() for _ in range(2)]
         until = time.monotonic() + seconds
         writing = asyncio.gather(
             *(_write(database, random.Random(f"{seed}/{n}"), n, until) for n in range(WRITERS))
         )
         kills = 0
         while not writing.done():
-            await asyncio.wait({writing}, timeout=chance.uniform(0.2, 1.5))
+            await asyncio.wait({writing}, timeout=chance.uniform(0.1, 0.8))
             if not writing.done():
                 victim = chance.randrange(2)
-                await _kill(evaluators[victim])
-                evaluators[victim] = await _evaluator(url)
+                await evaluators[victim].kill()
                 kills += 1
+                evaluators[victim] = await start()
         stories = await writing
         expected = set().union(*(shop.firing_events(steps) for steps in stories))
         await _until_evaluated(looking)
@@ -49,10 +53,6 @@ async def prove(database: Database, url: str, *, seconds: float, seed: int) -> t
         assert len(fired) == len(set(fired)), "a firing made two runs"
         assert set(fired) == expected, "the runs are not those of the model"
         return sum(map(len, stories)), kills
-    finally:
-        for evaluator in evaluators:
-            await _kill(evaluator)
-        await looking.close()
 
 
 async def _write(
@@ -71,24 +71,11 @@ async def _write(
         await conn.close()
 
 
-async def _evaluator(url: str) -> Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "upshot", "serve", "--only", "evaluate", "--database-url", url,
-        stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL,
-    )  # fmt: skip
-
-
-async def _kill(process: Process) -> None:
-    if process.returncode is None:
-        process.send_signal(signal.SIGKILL)
-    await process.wait()
-
-
 async def _until_evaluated(conn: asyncpg.Connection) -> None:
     """Wait for the evaluator to pass all there is; it tells nobody, so look again."""
     unread = (
-        "SELECT EXISTS (SELECT FROM events, cursors WHERE page_snapshot IS NOT NULL "
-        "OR NOT pg_visible_in_snapshot(xid, snapshot))"
+        "SELECT EXISTS (SELECT FROM events LEFT JOIN cursors ON true WHERE cursors.name IS NULL "
+        "OR page_snapshot IS NOT NULL OR NOT pg_visible_in_snapshot(xid, snapshot))"
     )
     async with asyncio.timeout(60):
         while await conn.fetchval(unread):
