@@ -126,6 +126,7 @@ class Server:
             if self._embedded is not None:
                 keep("embedded", partial(self._watch, self._embedded))
             if "api" in self.stages:
+                keep("partitions", lambda: loops.keep_partitions_ahead(line))
                 for number in range(INGEST_WRITERS):
                     writing = partial(loops.ingest, ingest_line, self.ingest)
                     tasks.create_task(loops.keep(f"ingest-{number}", ingest_line, writing))
@@ -143,7 +144,8 @@ class Server:
                 retained = Retention(
                     events=self.settings.event_retention, runs=self.settings.run_retention
                 )
-                keep("maintain", lambda: loops.tend(line, retained))
+                keep("rescue", lambda: loops.rescue(line))
+                keep("tidy", lambda: loops.tidy(line, retained))
             log.info("ready", stages=sorted(self.stages), version=__version__)
             self._not_ready = None
 

@@ -221,3 +221,20 @@ async def test_a_trigger_that_can_no_longer_be_read_is_set_aside_and_the_rest_go
     (_, expected) = await post(conn, (CREATED, "1"), (COMPLETE, "1"))
     assert await fired(reading) == [expected]
     assert "threshold" in await conn.fetchval("SELECT error FROM evaluation_errors")
+
+
+async def test_a_change_that_the_database_refuses_is_set_aside_and_the_rest_goes_on(
+    database: Database, conn: asyncpg.Connection, reading: asyncpg.Connection
+) -> None:
+    trigger = await registered(database)
+    evaluator = await Evaluator.load(reading, key_retention=RETENTION)
+    await evaluator.turn()
+    await conn.execute("ALTER TABLE triggers_in_force ADD CHECK (version <> 2)")
+    await save(database, trigger, keys="keep", description="cursed")
+    (_, expected) = await post(conn, (CREATED, "1"), (COMPLETE, "1"))
+    with pytest.raises(asyncpg.CheckViolationError):
+        await evaluator.turn()
+    evaluator = await Evaluator.load(reading, key_retention=RETENTION)
+    progress = await evaluator.turn(carefully=True)
+    assert progress.set_aside == 1
+    assert await shop.events_with_runs(reading) == [expected]

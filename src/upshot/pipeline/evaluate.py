@@ -1,7 +1,7 @@
 """Evaluate: read the log, advance the keys it concerns, save windows, runs and cursor as one."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache, partial
@@ -143,13 +143,11 @@ class Evaluator:
                 return Progress()
             counts = _Counts()
             for is_change, stretch in groupby(batch.events, key=_is_change):
-                if is_change:
-                    for entry in stretch:
-                        await self._apply(entry, counts)
-                elif carefully:
-                    await self._evaluate_carefully(list(stretch), counts)
+                work = self._apply if is_change else self._evaluate
+                if carefully:
+                    await self._carefully(work, list(stretch), counts)
                 else:
-                    await self._evaluate(list(stretch), counts)
+                    await work(list(stretch), counts)
             if not await event_log.save_cursor(self._conn, event_log.EVALUATE, batch.after):
                 raise CursorMoved("Another evaluator has moved the cursor.")
         self._cursor = batch.after
@@ -164,8 +162,12 @@ class Evaluator:
     def position(self) -> int:
         return self._cursor.position
 
-    async def _apply(self, entry: Event, counts: _Counts) -> None:
+    async def _apply(self, entries: Sequence[Event], counts: _Counts) -> None:
         """A change of a trigger holds from its entry's place in the log on."""
+        for entry in entries:
+            await self._apply_one(entry, counts)
+
+    async def _apply_one(self, entry: Event, counts: _Counts) -> None:
         change = json.loads(entry.payload)
         trigger_id, number = UUID(change["id"]), change["number"]
         if entry.name == TRIGGER_DELETED:
@@ -190,12 +192,17 @@ class Evaluator:
             except (ValueError, UpshotError) as error:
                 await self._set_aside([SetAside(entry, None, str(error))], counts)
 
-    async def _evaluate_carefully(self, events: Sequence[Event], counts: _Counts) -> None:
+    async def _carefully(
+        self,
+        work: Callable[[Sequence[Event], _Counts], Awaitable[None]],
+        events: Sequence[Event],
+        counts: _Counts,
+    ) -> None:
         """Halve what the database refuses until the one event at fault stands alone."""
         before = _Counts(counts.runs, counts.set_aside)
         try:
             async with self._conn.transaction():
-                await self._evaluate(events, counts)
+                await work(events, counts)
         except AWAY:
             raise
         except asyncpg.PostgresError as error:
@@ -204,8 +211,8 @@ class Evaluator:
                 await self._set_aside([SetAside(events[0], None, reason_of(error))], counts)
                 return
             middle = len(events) // 2
-            await self._evaluate_carefully(events[:middle], counts)
-            await self._evaluate_carefully(events[middle:], counts)
+            await self._carefully(work, events[:middle], counts)
+            await self._carefully(work, events[middle:], counts)
 
     async def _evaluate(self, events: Sequence[Event], counts: _Counts) -> None:
         concerned = concerned_by(self._index, events)

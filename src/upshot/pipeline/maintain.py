@@ -1,4 +1,4 @@
-"""Maintain: partitions ahead, old days dropped, lost leases given back, old state forgotten."""
+"""Maintain: old days dropped, lost leases given back, old state forgotten."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,8 +36,7 @@ async def rescue(conn: asyncpg.Connection, wake_deliver: Callable[[], None]) -> 
 
 
 async def tidy(conn: asyncpg.Connection, retention: Retention) -> None:
-    """Make partitions ahead, and remove what is past its retention, in bounded steps."""
-    await partitions.ensure_partitions(conn)
+    """Remove what is past its retention, in bounded steps."""
     now: datetime = await conn.fetchval("SELECT now()")
     dropped = await partitions.drop_partitions(conn, before=now - retention.events)
     if dropped:

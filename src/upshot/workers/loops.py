@@ -17,6 +17,7 @@ from upshot.pipeline.deliver import Deliverer
 from upshot.pipeline.evaluate import Evaluator
 from upshot.pipeline.ingest import Ingest
 from upshot.storage import log as event_log
+from upshot.storage import partitions
 from upshot.storage.database import AWAY, Database, reason_of
 from upshot.workers.signals import Signals
 
@@ -25,7 +26,8 @@ EVALUATE, EVALUATED, DELIVER = "evaluate", "evaluated", "deliver"
 POLL_SECONDS = 0.5
 STANDBY_POLL_SECONDS = 1.0
 RESCUE_SECONDS = 5.0
-TIDY_EVERY = 12  # rescues
+TIDY_SECONDS = 60.0
+PARTITIONS_SECONDS = 3600.0
 RECONNECT_SECONDS_MAX = 1.0
 DRAIN = timedelta(seconds=25)
 _TIDYING = 0x7570_7469  # the advisory lock of whoever tidies: "upti"
@@ -168,25 +170,32 @@ async def deliver(line: Line, stage: Deliverer) -> None:
             await stage.drain(conn, within=DRAIN)
 
 
-async def tend(line: Line, retention: maintain.Retention) -> None:
-    """Give back lost leases every few seconds; tidy up once a minute, one process at a time."""
-    async with connection(line, application_name="upshot maintain") as conn:
-        turn = 0
+async def rescue(line: Line) -> None:
+    """Give back lost leases every few seconds."""
+    async with connection(line, application_name="upshot rescue") as conn:
         while not line.stopping.is_set():
             await maintain.rescue(conn, lambda: line.signals.wake(DELIVER))
-            if turn % TIDY_EVERY == 0:
-                await _tidy(conn, retention)
-            turn += 1
             await pause_or_stop(line.stopping, RESCUE_SECONDS)
 
 
-async def _tidy(conn: asyncpg.Connection, retention: maintain.Retention) -> None:
-    if not await conn.fetchval("SELECT pg_try_advisory_lock($1)", _TIDYING):
-        return
-    try:
-        await maintain.tidy(conn, retention)
-    finally:
-        await conn.execute("SELECT pg_advisory_unlock($1)", _TIDYING)
+async def tidy(line: Line, retention: maintain.Retention) -> None:
+    """Tidy up once a minute, one process at a time; a loop of its own, since it may have to wait.
+
+    The lock goes with the connection.
+    """
+    while not line.stopping.is_set():
+        async with connection(line, application_name="upshot tidy") as conn:
+            if await conn.fetchval("SELECT pg_try_advisory_lock($1)", _TIDYING):
+                await maintain.tidy(conn, retention)
+        await pause_or_stop(line.stopping, TIDY_SECONDS)
+
+
+async def keep_partitions_ahead(line: Line) -> None:
+    """Whoever appends to the log makes sure of its days, also where nobody tidies."""
+    while not line.stopping.is_set():
+        async with connection(line, application_name="upshot partitions") as conn:
+            await partitions.ensure_partitions(conn)
+        await pause_or_stop(line.stopping, PARTITIONS_SECONDS)
 
 
 async def exchange_signals(line: Line) -> None:
