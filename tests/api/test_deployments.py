@@ -22,6 +22,12 @@ async def stored_runner(api: Api) -> dict[str, Any]:
     return runner
 
 
+async def test_waits_between_retries_are_durations_answered_in_seconds(api: Api) -> None:
+    runner = {**RUNNER, "retries": [5, 0.5, "PT1M"]}
+    made = await api.put("/v1/deployments/d", {"runner": runner})
+    assert made.json()["runner"]["retries"] == [5, 0.5, 60]
+
+
 async def test_put_makes_and_put_again_replaces(api: Api) -> None:
     made = await api.put(PATH, {"runner": RUNNER})
     again = await api.put(PATH, {"runner": RUNNER, "description": "ships it"})

@@ -89,8 +89,8 @@ class Runner(Strict):
     timeout: Duration = Field(
         default=RUNNER_TIMEOUT_DEFAULT, description="For one call, from beginning to end."
     )
-    retries: list[float] = Field(
-        default=list(RETRIES_DEFAULT),
+    retries: list[Duration] = Field(
+        default=[timedelta(seconds=wait) for wait in RETRIES_DEFAULT],
         max_length=RETRIES_MAX,
         description="Seconds to wait before each further attempt.",
     )
@@ -346,7 +346,7 @@ def _runner_shown(runner: Webhook) -> dict[str, Any]:
         "headers": dict.fromkeys(runner.headers, HIDDEN),
         "secret": hidden if len(hidden) > 1 else (hidden[0] if hidden else None),
         "timeout": seconds(runner.timeout),
-        "retries": list(runner.retries),
+        "retries": [seconds(timedelta(seconds=wait)) for wait in runner.retries],
     }
 
 
@@ -430,7 +430,7 @@ def _runner_of(written: Runner, stored: Webhook | None) -> Webhook:
         headers=_headers_of(written, stored, found),
         secrets=_secrets_of(written, stored, found),
         timeout=written.timeout,
-        retries=tuple(written.retries),
+        retries=tuple(wait.total_seconds() for wait in written.retries),
     )
     found += webhook_problems(runner)
     if found:
