@@ -5,7 +5,7 @@ from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from upshot.api import deployments, docs, events, runs, status, triggers
+from upshot.api import asked_runs, deployments, docs, events, runs, status, triggers
 from upshot.api.auth import Guard
 from upshot.api.bodies import Bodies
 from upshot.api.problems import answer_to
@@ -15,7 +15,7 @@ from upshot.api.services import Services
 def create_app(services: Services) -> FastAPI:
     """The HTTP API on these services."""
     app = _new_app(services)
-    for module in (events, triggers, deployments, runs, status):
+    for module in (events, triggers, deployments, asked_runs, runs, status):
         app.include_router(module.router)
     app.include_router(status.health)
     app.include_router(status.own_metrics)

@@ -151,6 +151,11 @@ def problems_of(errors: Sequence[Any], known: Sequence[str] = ()) -> list[Proble
     return found
 
 
+def prefixed(name: str, found: tuple[Problem, ...] | list[Problem]) -> list[Problem]:
+    """Problems inside a field, seen from outside."""
+    return [Problem((name, *problem.loc), problem.msg) for problem in found]
+
+
 def summary_of(found: Sequence[Problem]) -> str:
     """The first problem as a sentence."""
     if not found:

@@ -10,7 +10,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from upshot.api.answers import Listed, json_answer, no_answer
 from upshot.api.bodies import MERGE_PATCH_BODY, merge_patch, validated
-from upshot.api.deployments import prefixed
 from upshot.api.paging import (
     DEFAULT,
     CursorText,
@@ -19,7 +18,7 @@ from upshot.api.paging import (
     named_page,
     read_name,
 )
-from upshot.api.problems import BODY, problems
+from upshot.api.problems import BODY, prefixed, problems
 from upshot.api.routing import new_router
 from upshot.api.services import Using
 from upshot.core.errors import Conflict, Invalid, NotFound, Problem

@@ -1,0 +1,141 @@
+"""Runners of deployments: written, shown without their secrets, which are kept when not sent."""
+
+from datetime import timedelta
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
+
+from upshot.api.bodies import merge_patch
+from upshot.api.problems import prefixed
+from upshot.core.delivery import Webhook, webhook_problems
+from upshot.core.errors import Invalid, Problem
+from upshot.core.language import Duration, Strict, seconds
+from upshot.core.limits import RETRIES_DEFAULT, RETRIES_MAX, RUNNER_TIMEOUT_DEFAULT, URL_CHARS_MAX
+
+HIDDEN: Final = "***"
+"""What is shown in place of a secret, and what keeps it when it is sent back."""
+
+_HIDDEN_FIELDS: Final = ("secret", "headers")
+
+Secret = Annotated[str, Field(max_length=256)]
+
+
+class Runner(Strict):
+    """A webhook: an HTTP endpoint that is called with each run."""
+
+    type: Literal["webhook"] = "webhook"
+    url: str = Field(
+        max_length=URL_CHARS_MAX,
+        description="Where to POST.",
+        examples=["http://127.0.0.1:9000/run"],
+        json_schema_extra={"format": "uri"},
+    )
+    headers: dict[str, str | None] | None = Field(
+        default={},
+        description="Headers to add; their values are shown as `***`. A header that is not sent, "
+        "or sent as `***`, keeps its value; null removes it.",
+        examples=[{"authorization": "Bearer 7c6f"}],
+    )
+    secret: Secret | list[Secret] | None = Field(
+        default=None,
+        description="Signs calls as Standard Webhooks (`whsec_...`); two during a rotation. Shown "
+        "as `***`. Sent as `***`, or not at all, it is kept (a `***` in a list keeps the one that "
+        "was in its turn); null removes it.",
+        examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"],
+    )
+    timeout: Duration = Field(
+        default=RUNNER_TIMEOUT_DEFAULT, description="For one call, from beginning to end."
+    )
+    retries: list[Duration] = Field(
+        default=[timedelta(seconds=wait) for wait in RETRIES_DEFAULT],
+        max_length=RETRIES_MAX,
+        description="Seconds to wait before each further attempt.",
+    )
+
+
+def runner_shown(runner: Webhook) -> dict[str, Any]:
+    hidden: Any = [HIDDEN] * len(runner.secrets)
+    return {
+        "type": "webhook",
+        "url": runner.url,
+        "headers": dict.fromkeys(runner.headers, HIDDEN),
+        "secret": hidden if len(hidden) > 1 else (hidden[0] if hidden else None),
+        "timeout": seconds(runner.timeout),
+        "retries": [seconds(timedelta(seconds=wait)) for wait in runner.retries],
+    }
+
+
+def patched(document: dict[str, Any], patch: dict[str, Any]) -> Any:
+    """The merge. What is hidden is left out, which keeps it, and null for it stays null."""
+    shown_runner = {
+        name: value for name, value in document["runner"].items() if name not in _HIDDEN_FIELDS
+    }
+    merged = merge_patch({**document, "runner": shown_runner}, patch)
+    runner = patch.get("runner")
+    if not isinstance(runner, dict):
+        return merged
+    for field in _HIDDEN_FIELDS:
+        if field in runner and runner[field] is None:
+            merged["runner"][field] = None
+    headers = runner.get("headers")
+    if isinstance(headers, dict):
+        merged["runner"]["headers"].update(
+            {name: None for name, value in headers.items() if value is None}
+        )
+    return merged
+
+
+def runner_of(written: Runner, stored: Webhook | None) -> Webhook:
+    found: list[Problem] = []
+    runner = Webhook(
+        url=written.url,
+        headers=_headers_of(written, stored, found),
+        secrets=_secrets_of(written, stored, found),
+        timeout=written.timeout,
+        retries=tuple(wait.total_seconds() for wait in written.retries),
+    )
+    found += webhook_problems(runner)
+    if found:
+        raise Invalid(f"The runner cannot be used: {found[0].msg}", prefixed("runner", found))
+    return runner
+
+
+def _headers_of(written: Runner, stored: Webhook | None, found: list[Problem]) -> dict[str, str]:
+    kept = {name.lower(): value for name, value in (stored.headers if stored else {}).items()}
+    if written.headers is None:
+        return {}
+    sent = {name.lower() for name in written.headers}
+    headers = {
+        name: value
+        for name, value in (stored.headers if stored else {}).items()
+        if name.lower() not in sent
+    }
+    for name, value in written.headers.items():
+        if value == HIDDEN and name.lower() in kept:
+            headers[name] = kept[name.lower()]
+        elif value == HIDDEN:
+            found.append(Problem(("headers", name), "There is no value stored that could be kept."))
+        elif value is not None:
+            headers[name] = value
+    return headers
+
+
+def _secrets_of(written: Runner, stored: Webhook | None, found: list[Problem]) -> tuple[str, ...]:
+    kept = stored.secrets if stored else ()
+    sent = written.secret
+    if "secret" not in written.model_fields_set:
+        return kept
+    if sent is None:
+        return ()
+    if sent == HIDDEN and kept:
+        return kept
+    still = iter(kept)
+    secrets = []
+    for index, secret in enumerate(sent if isinstance(sent, list) else [sent]):
+        value = next(still, None) if secret == HIDDEN else secret
+        if value is None:
+            loc = ("secret", index) if isinstance(sent, list) else ("secret",)
+            found.append(Problem(loc, "There is no secret stored that could be kept."))
+        else:
+            secrets.append(value)
+    return tuple(secrets)
