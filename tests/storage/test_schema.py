@@ -1,5 +1,6 @@
 """The migrations make the schema that the code is written for."""
 
+import asyncpg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -40,3 +41,16 @@ async def test_migrating_again_changes_nothing(database: Database) -> None:
     assert await database.is_migrated()
     await database.migrate()
     assert await database.is_migrated()
+
+
+async def test_commits_are_durable_whatever_the_clusters_defaults(
+    database: Database, conn: asyncpg.Connection
+) -> None:
+    name = await conn.fetchval("SELECT current_database()")
+    await conn.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    await conn.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+    ours = await database.connect()
+    assert await ours.fetchval("SHOW synchronous_commit") == "on"
+    assert await ours.fetchval("SHOW transaction_isolation") == "read committed"
+    await ours.close()
+    await conn.execute(f"ALTER DATABASE {name} RESET ALL")

@@ -68,6 +68,10 @@ class Database:
                 "application_name": "upshot",
                 "timezone": "UTC",
                 "jit": "off",
+                # What is promised does not depend on the cluster's defaults: a commit is on disk
+                # before it is acknowledged, and each statement sees what is committed by then.
+                "synchronous_commit": "on",
+                "default_transaction_isolation": "read committed",
                 # The log is read in the order of its index; a parallel plan would mix it.
                 "max_parallel_workers_per_gather": "0",
                 **server_settings,
