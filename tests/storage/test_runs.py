@@ -190,6 +190,18 @@ async def test_lists_are_read_by_their_indexes(
     database: Database, conn: asyncpg.Connection, ask: Ask, indexes: list[str]
 ) -> None:
     await partitions.ensure_partitions(conn)
+    # So many rows, all different, that each list has one index that is clearly the best.
+    await conn.execute(
+        "INSERT INTO runs (id, created_at, scheduled_at, state, deployment, trigger, labels, "
+        "event_ids, event_id) SELECT gen_random_uuid(), now() - n * interval '6 hours', now(), "
+        "'scheduled', 'd' || n, 't' || n, '{}', '{}', gen_random_uuid() "
+        "FROM generate_series(1, 3000) AS n"
+    )
+    await conn.execute(
+        "INSERT INTO events (occurred_at, id, size, name, resource_id) "
+        "SELECT now(), gen_random_uuid(), 1, 'n', 'r' || n FROM generate_series(1, 3000) AS n"
+    )
+    await conn.execute("ANALYZE runs, events")
     asked: list[tuple[str, Any]] = []
 
     def note(_conn: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
