@@ -32,7 +32,7 @@ from upshot.metrics import ATTEMPT_SECONDS, ATTEMPTS, DELIVERY_DELAY_SECONDS, RU
 from upshot.pipeline.call import Caller
 from upshot.pipeline.render import Renderers
 from upshot.storage import queue
-from upshot.storage.database import AWAY, reason_of
+from upshot.storage.database import REFUSED, reason_of
 from upshot.storage.deployments import webhook_of
 from upshot.storage.queue import ClaimedRun, Outcome
 
@@ -92,7 +92,7 @@ class Deliverer:
             # and then the fence keeps this from doing harm.
             self._ended.outcomes[:0] = ended.outcomes
             self._ended.gone.update(ended.gone)
-            if not (ended.outcomes and _is_refusal(error)):
+            if not (ended.outcomes and isinstance(error, REFUSED)):
                 raise
             log.warning("outcomes_refused", count=len(ended.outcomes), error=reason_of(error))
             await self._record_apart(conn)
@@ -126,9 +126,7 @@ class Deliverer:
         for outcome in list(self._ended.outcomes):
             try:
                 await _record(conn, outcome)
-            except asyncpg.PostgresError as error:
-                if not _is_refusal(error):
-                    raise
+            except REFUSED as error:
                 log.error("outcome_refused", run=str(outcome.run_id), error=reason_of(error))
                 await _record(conn, _without_what_is_refused(outcome, error))
             self._ended.outcomes.remove(outcome)
@@ -284,11 +282,6 @@ class Deliverer:
 class _Made:
     attempt: Attempt
     verdict: Verdict
-
-
-def _is_refusal(error: BaseException) -> bool:
-    """Whether the database is there, and refuses what it was given."""
-    return isinstance(error, asyncpg.PostgresError) and not isinstance(error, AWAY)
 
 
 async def _record(conn: asyncpg.Connection, outcome: Outcome) -> None:

@@ -41,7 +41,7 @@ from upshot.core.templates import (
 from upshot.core.windows import Seen, Window, decode_window, encode_window
 from upshot.storage import evaluation_errors, in_force, queue, windows
 from upshot.storage import log as event_log
-from upshot.storage.database import AWAY, reason_of
+from upshot.storage.database import REFUSED, reason_of
 
 TRIGGER_SAVED = "upshot.trigger.saved"
 TRIGGER_DELETED = "upshot.trigger.deleted"
@@ -203,9 +203,7 @@ class Evaluator:
         try:
             async with self._conn.transaction():
                 await work(events, counts)
-        except AWAY:
-            raise
-        except asyncpg.PostgresError as error:
+        except REFUSED as error:
             counts.runs, counts.set_aside = before.runs, before.set_aside
             if len(events) == 1:
                 await self._set_aside([SetAside(events[0], None, reason_of(error))], counts)

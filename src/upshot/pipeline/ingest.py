@@ -20,7 +20,7 @@ from upshot.core.limits import (
 )
 from upshot.storage import event_ids, partitions
 from upshot.storage import log as event_log
-from upshot.storage.database import AWAY, reason_of
+from upshot.storage.database import REFUSED, reason_of
 
 RETRY_AFTER_AWAY = 2
 
@@ -142,9 +142,7 @@ class Ingest:
     async def _store(self, conn: asyncpg.Connection, posts: list[_Post]) -> None:
         try:
             results = await _append(conn, [event for post in posts for event in post.events])
-        except AWAY:
-            raise
-        except asyncpg.PostgresError as error:
+        except REFUSED as error:
             await self._store_apart(conn, posts, error)
             return
         at = 0

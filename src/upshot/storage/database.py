@@ -22,10 +22,25 @@ STATEMENT_SECONDS_MAX = 30.0
 POOL_CONNECTIONS_MAX = 8
 _MIGRATING = 0x7570_7368  # the advisory lock of whoever migrates: "upsh"
 
-AWAY = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncio.TimeoutError,
-        asyncpg.CannotConnectNowError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError,
-        asyncpg.TooManyConnectionsError, asyncpg.IdleSessionTimeoutError)  # fmt: skip
-"""What a database that is away, starting or stopping answers with. It is worth trying again."""
+AWAY = (
+    OSError,
+    asyncio.TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.PostgresSystemError,
+)
+"""What a database answers with that is away, starting, stopping or out of room. Nobody's row is at
+fault, and it is worth trying again."""
+
+REFUSED = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+)
+"""What a database answers with that refuses what it is given, and would again. Only these may make
+anybody look for the one row at fault."""
 
 
 def is_away(error: BaseException) -> bool:
@@ -36,8 +51,10 @@ def is_away(error: BaseException) -> bool:
 
 
 def reason_of(error: BaseException) -> str:
-    """What Postgres says, without the detail: that shows rows, which do not belong into logs."""
-    return str(error.args[0]) if error.args else type(error).__name__
+    """What went wrong, without Postgres' DETAIL: that shows rows, which do not belong into logs."""
+    if isinstance(error, asyncpg.PostgresError) and error.args:
+        return str(error.args[0])
+    return str(error) or type(error).__name__
 
 
 class WrongDatabase(UpshotError):

@@ -18,7 +18,7 @@ from upshot.pipeline.evaluate import Evaluator
 from upshot.pipeline.ingest import Ingest
 from upshot.storage import log as event_log
 from upshot.storage import partitions
-from upshot.storage.database import AWAY, Database, reason_of
+from upshot.storage.database import AWAY, REFUSED, Database, reason_of
 from upshot.workers.signals import Signals
 
 EVALUATE, EVALUATED, DELIVER = "evaluate", "evaluated", "deliver"
@@ -52,7 +52,9 @@ async def keep(name: str, line: Line, work: Callable[[], Awaitable[None]]) -> No
             await work()
             pause = 0.05
         except AWAY as error:
-            log.warning("database_away", loop=name, error=f"{type(error).__name__}: {error}")
+            log.warning(
+                "database_away", loop=name, error=f"{type(error).__name__}: {reason_of(error)}"
+            )
         except Exception:
             log.exception("loop_failed", loop=name)
         await pause_or_stop(line.stopping, pause)
@@ -126,9 +128,7 @@ async def _evaluate(
         hint.clear()
         try:
             progress = await evaluator.turn(events_max=events_max, carefully=carefully)
-        except AWAY:
-            raise
-        except asyncpg.PostgresError as error:
+        except REFUSED as error:
             # Something in this batch is refused. Go through it again in smaller pieces, finding
             # what it is; the rest goes on.
             log.warning("batch_refused", events_max=events_max, error=reason_of(error))
