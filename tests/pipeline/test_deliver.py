@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.server import until
 from tests.receiver import Behaviour, Peer, Receiver, hang, reply
 from upshot.core.delivery import Webhook
-from upshot.core.limits import LEASE
+from upshot.core.limits import LEASE, RETRIES_DEFAULT
 from upshot.core.networks import NetworkPolicy
 from upshot.pipeline.call import Caller
 from upshot.pipeline.deliver import RENEW_EVERY, Deliverer
@@ -106,6 +106,22 @@ async def test_an_outcome_that_the_database_refuses_fails_its_run_and_stops_no_o
     assert await state_of(line.conn, refused) == "failed"
     assert "attempts_response_check" in await error_of(line.conn, refused)
     assert [await state_of(line.conn, run_id) for run_id in others] == ["completed"] * 3
+
+
+async def test_a_run_whose_runner_was_never_reached_says_so_and_that_no_retries_are_left(
+    database: Database, line: Line
+) -> None:
+    async with Receiver() as runner:
+        nobody_there = runner.url
+    await deploy(database, "d", nobody_there)
+    run_id = await make_run(line.conn)
+    retries = len(RETRIES_DEFAULT)
+    await line.conn.execute("UPDATE run_queue SET retries_used = $1", retries)
+    await line.deliverer.turn(line.conn)
+    await line.turns_until_ended(run_id)
+    error = await error_of(line.conn, run_id)
+    assert error.endswith("; no retries are left")
+    assert len(error) > len("; no retries are left")
 
 
 async def test_leases_of_calls_under_way_are_renewed(database: Database, line: Line) -> None:

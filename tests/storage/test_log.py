@@ -61,8 +61,10 @@ async def test_what_commits_later_under_an_earlier_number_is_not_skipped(
     assert read_first == early_ids
     assert (await read(logged, cursor))[0] == []
     await late.execute("COMMIT")
+    highest = cursor.position
     read_then, cursor = await read(logged, cursor)
     assert read_then == late_ids
+    assert cursor.position == highest, "what is evaluated does not go back"
     assert (await read(logged, cursor))[0] == []
     await late.close()
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 from urllib.parse import unquote
@@ -16,6 +17,7 @@ from upshot.core.limits import (
     SCHEMA_BYTES_MAX,
     SCHEMA_PATTERN_BYTES_MAX,
     SCHEMA_STEPS_MAX,
+    SCHEMAS_CACHED_MAX,
 )
 
 Path = tuple[str | int, ...]
@@ -58,6 +60,20 @@ def violations(schema: ParameterSchema, parameters: Mapping[str, Any]) -> list[P
         return [Problem(tuple(error.instance_path), _shortened(error.message)) for error in errors]
     except (ValueError, OverflowError) as error:
         return [Problem((), _shortened(f"cannot be checked: {error}"))]
+
+
+def breach_of(schema: str | None, parameters: Mapping[str, Any]) -> str | None:
+    """Why these parameters cannot be run with, or None. `schema` is JSON text, if there is one."""
+    found = violations(_compiled(schema), parameters) if schema is not None else []
+    if not found:
+        return None
+    where = ".".join(map(str, found[0].loc))
+    return f"The parameters break the deployment's schema: {where} {found[0].msg}"
+
+
+@lru_cache(maxsize=SCHEMAS_CACHED_MAX)
+def _compiled(schema: str) -> ParameterSchema:
+    return compile_schema(json.loads(schema))
 
 
 def _shortened(reason: str) -> str:

@@ -26,7 +26,7 @@ from upshot.core.delivery import (
     retry_at,
 )
 from upshot.core.limits import CALLS_MAX, LEASE
-from upshot.core.parameter_schema import compile_schema, violations
+from upshot.core.parameter_schema import breach_of
 from upshot.core.templates import RenderFailed
 from upshot.metrics import ATTEMPT_SECONDS, ATTEMPTS, DELIVERY_DELAY_SECONDS, RUNS_FINISHED
 from upshot.pipeline.call import Caller
@@ -214,11 +214,9 @@ class Deliverer:
     async def _render(self, run: ClaimedRun, template: str) -> str:
         heavy = json.loads(template)
         rendered = await self._renderers.render(heavy["parameters"], heavy["context"])
-        if run.parameter_schema is not None:
-            problems = violations(compile_schema(json.loads(run.parameter_schema)), rendered)
-            if problems:
-                where = ".".join(map(str, problems[0].loc))
-                raise RenderFailed(f"The parameters break the schema: {where} {problems[0].msg}")
+        breach = breach_of(run.parameter_schema, rendered)
+        if breach is not None:
+            raise RenderFailed(breach)
         return json.dumps(rendered)
 
     def _note(self, run: ClaimedRun, outcome: Outcome) -> None:
@@ -244,6 +242,7 @@ class Deliverer:
             outcome=outcome,
             status=made.attempt.status,
             error=made.attempt.error or error,
+            run_error=error,
             response=made.attempt.response_text,
             again_after=again_after,
             parameters=parameters if run.template is not None else None,
@@ -296,6 +295,7 @@ def _without_what_is_refused(outcome: Outcome, error: asyncpg.PostgresError) -> 
         state="failed",
         outcome="failed",
         error=f"the database refuses the attempt's outcome: {reason_of(error)}",
+        run_error=None,
         response=None,
         parameters=None,
         again_after=None,

@@ -29,7 +29,7 @@ from upshot.core.index import TriggerIndex
 from upshot.core.keys import Key
 from upshot.core.language import compile_trigger
 from upshot.core.limits import BATCH_BYTES_MAX, BATCH_EVENTS_MAX
-from upshot.core.parameter_schema import ParameterSchema, compile_schema, violations
+from upshot.core.parameter_schema import breach_of
 from upshot.core.runs import Firing, trigger_document
 from upshot.core.templates import (
     Parameters,
@@ -325,11 +325,9 @@ def _rendered(firing: Firing, defaults: _Defaults) -> tuple[str | None, str | No
             context = _context(firing, of_event=event_document)
             return None, json.dumps({"parameters": compiled.source, "context": context}), None
         rendered = compiled.render(_context(firing, of_event=event_view))
-        if defaults.parameter_schema is not None:
-            problems = violations(_schema(defaults.parameter_schema), rendered)
-            if problems:
-                where = ".".join(map(str, problems[0].loc))
-                return None, None, f"The parameters break the schema: {where} {problems[0].msg}"
+        breach = breach_of(defaults.parameter_schema, rendered)
+        if breach is not None:
+            return None, None, breach
         return msgspec.json.encode(rendered).decode(), None, None
     except UpshotError as error:
         return None, None, error.message
@@ -341,11 +339,6 @@ def _rendered(firing: Firing, defaults: _Defaults) -> tuple[str | None, str | No
 @lru_cache(maxsize=_PARAMETERS_CACHED_MAX)
 def _compiled(deployment: str, trigger: str) -> Parameters:
     return compile_parameters(merged_source(json.loads(deployment), json.loads(trigger)))
-
-
-@lru_cache(maxsize=_PARAMETERS_CACHED_MAX)
-def _schema(text: str) -> ParameterSchema:
-    return compile_schema(json.loads(text))
 
 
 def _context(firing: Firing, *, of_event: Callable[[Event], Mapping[str, Any]]) -> dict[str, Any]:

@@ -15,26 +15,6 @@ from upshot.storage.schema import deployments, triggers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Deployment:
-    """A deployment as it is stored."""
-
-    name: str
-    id: UUID
-    description: str
-    tags: list[str]
-    runner: Webhook
-    parameters: dict[str, Any]
-    parameter_schema: dict[str, Any] | None
-    max_concurrency: int
-    run_timeout: timedelta
-    overlap: str
-    enabled: bool
-    disabled_reason: str | None
-    created_at: datetime
-    updated_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentFields:
     """What a client decides of a deployment."""
 
@@ -47,6 +27,17 @@ class DeploymentFields:
     run_timeout: timedelta
     overlap: str
     enabled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment(DeploymentFields):
+    """A deployment as it is stored."""
+
+    name: str
+    id: UUID
+    disabled_reason: str | None
+    created_at: datetime
+    updated_at: datetime
 
 
 def runner_document(runner: Webhook) -> dict[str, Any]:

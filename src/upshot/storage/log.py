@@ -243,7 +243,7 @@ async def read_batch(
         cluster=cursor.cluster,
         snapshot=cursor.snapshot if is_cut else snapshot,
         page=Page(snapshot, rows[-1]["xid"], rows[-1]["position"]) if is_cut else None,
-        position=max((row["position"] for row in rows), default=cursor.position),
+        position=max([cursor.position, *(row["position"] for row in rows)]),
         evaluated_until=max(cursor.evaluated_until, rows[-1]["received_at"]) if is_cut else now,
         version=cursor.version + 1,
     )

@@ -55,6 +55,7 @@ class ClaimedRun:
 class Outcome:
     """How an attempt ended. `state` is the run's next one; `running` means the runner works on.
 
+    `error` is the attempt's; `run_error` why the run failed, where that says more.
     `again_after` is set for `retrying`. `parameters` are those rendered for this attempt, if any.
     """
 
@@ -67,6 +68,7 @@ class Outcome:
     outcome: str
     status: int | None = None
     error: str | None = None
+    run_error: str | None = None
     response: str | None = None
     again_after: timedelta | None = None
     parameters: str | None = None
@@ -232,7 +234,7 @@ async def finish_if_leased(conn: asyncpg.Connection, outcomes: Sequence[Outcome]
         [outcome.lease for outcome in outcomes],
         [outcome.state for outcome in outcomes],
         [outcome.again_after for outcome in outcomes],
-        [outcome.error for outcome in outcomes],
+        [outcome.run_error or outcome.error for outcome in outcomes],
         [outcome.parameters for outcome in outcomes],
         [outcome.outcome != "released" for outcome in outcomes],
     )
