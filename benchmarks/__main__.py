@@ -10,7 +10,7 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import deliver, evaluate, growth, ingest, latency, report, singles
+from benchmarks import backtest, deliver, evaluate, growth, ingest, latency, report, singles, where
 from benchmarks.bench import Bench
 from benchmarks.figures import Measured
 from benchmarks.processes import Failed, child
@@ -23,6 +23,8 @@ BENCHMARKS: dict[str, Callable[[Bench], Awaitable[Measured]]] = {
     "latency": latency.measure,
     "triggers": growth.measure_triggers,
     "keys": growth.measure_keys,
+    "backtest": backtest.measure,
+    "where": where.measure,
 }
 ROUNDS, ROUNDS_QUICK = 5, 2
 

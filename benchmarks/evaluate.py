@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from benchmarks.bench import BATCHED, Bench
+from benchmarks.bench import BATCHED, OPEN_KEYS, Bench
 from benchmarks.copying import Copying, copying
 from benchmarks.figures import EVENTS_PER_SECOND, RATIO, Figure, Measured, ratios
 from benchmarks.processes import expect
@@ -60,7 +60,7 @@ async def _round(
 async def events_per_second(bench: Bench, upshot: Upshot, chapter: Chapter) -> float:
     """Post the chapter; end to end, until the last of its runs can be seen."""
     events, runs = await upshot.events(), await upshot.count("FROM runs")
-    keys = await upshot.count("FROM windows")
+    keys = await upshot.count(OPEN_KEYS)
     since = await upshot.sql.fetchval("SELECT clock_timestamp()")
     worked = await bench.post(upshot, chapter)
     await upshot.until_head()
@@ -68,5 +68,5 @@ async def events_per_second(bench: Bench, upshot: Upshot, chapter: Chapter) -> f
     await upshot.settle()
     expect(await upshot.events() - events, chapter.length, "events stored")
     expect(await upshot.count("FROM runs") - runs, chapter.users, "runs made")
-    expect(await upshot.count("FROM windows"), keys, "keys open")
+    expect(await upshot.count(OPEN_KEYS), keys, "keys open")
     return chapter.length / (ended_at - worked.started_at)

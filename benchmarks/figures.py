@@ -23,6 +23,7 @@ CALLS_PER_SECOND = Unit("calls/s", 0)
 RATIO = Unit("ratio", 2)
 CORES = Unit("cores", 2)
 MILLISECONDS = Unit("ms", 1)
+BYTES = Unit("bytes", 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,11 +47,12 @@ class Upshot:
     async def register(self, document: dict[str, Any]) -> None:
         await self.request("PUT", "/v1/triggers/order-complete", document)
 
-    async def request(self, method: str, path: str, document: object) -> None:
+    async def request(self, method: str, path: str, document: object) -> Any:
         async with self._http.request(method, path, json=document) as response:
             if response.status >= 300:
                 said = (await response.text())[:300]
                 raise Failed(f"{method} {path} answered {response.status}: {said}")
+            return await response.json()
 
     async def events(self) -> int:
         """How many are stored that clients posted."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 CREATED, COMPLETE = "order.created", "order.complete"
@@ -13,16 +14,19 @@ class Chapter:
 
     Each is followed by one that completes an order, numbered from `completed` on, if that is set.
     `kinds` of events are told apart by their names; each kind has a trigger of its own.
+    With `among` set, they are so many users drawn at random from the first `among`, who complete an
+    order and create the next; `opened` makes it another draw.
     """
 
     users: int
     opened: int
     completed: int | None = None
     kinds: int = 1
+    among: int | None = None
 
     @property
     def length(self) -> int:
-        return self.users * (1 if self.completed is None else 2)
+        return self.users * (1 if self.completed is None and self.among is None else 2)
 
 
 class Story:
@@ -45,6 +49,11 @@ class Story:
         self._oldest += users
         return chapter
 
+    def at_random(self, users: int) -> Chapter:
+        """Users drawn from those of the beginning; as many keys close as open."""
+        self._next += users
+        return Chapter(users=users, opened=self._next, kinds=1, among=self.beginning.users)
+
 
 def trigger(*, deployment: str, kind: int = 0) -> dict[str, Any]:
     """The shop's trigger, for one kind of events."""
@@ -59,6 +68,13 @@ def trigger(*, deployment: str, kind: int = 0) -> dict[str, Any]:
 
 def events(chapter: Chapter) -> Iterator[tuple[int, bytes]]:
     """Each event's user, and its JSON."""
+    if chapter.among is not None:
+        chance = Random(chapter.opened)
+        for _ in range(chapter.users):
+            user = chance.randrange(chapter.among)
+            yield user, _event(COMPLETE, user, chapter.kinds)
+            yield user, _event(CREATED, user, chapter.kinds)
+        return
     for index in range(chapter.users):
         yield chapter.opened + index, _event(CREATED, chapter.opened + index, chapter.kinds)
         if chapter.completed is not None:

@@ -8,13 +8,17 @@ import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from uuid import uuid4
 
 import asyncpg
 
 from tests.conftest import address_of
+from tests.core.reference.agreement import agree
 from tests.proofs import (
     acknowledged,
+    against_core,
+    deadlines,
     deliverers_killed,
     evaluated_once,
     evaluator_suspended,
@@ -28,6 +32,8 @@ from upshot.core.limits import MIB
 from upshot.storage.database import Database
 
 MINUTES_DEFAULT = 60.0
+ALARMS_PER_SECOND = 200
+ALARM_LATE_MAX = timedelta(seconds=2)
 FULL_SIZE_MINUTES = 15.0
 """A shorter soak makes its proofs smaller, so that each of them is shown at least once."""
 
@@ -70,6 +76,40 @@ async def _evaluated_once(soak: Soak) -> str:
     finally:
         await database.close()
     return f"{events:,} events of {evaluated_once.WRITERS} writers, each evaluated once"
+
+
+async def _against_reference(soak: Soak) -> str:
+    examples = soak.scaled(10_000) + 500
+    await asyncio.to_thread(agree, examples, chance=soak.seed)
+    return f"{examples:,} random triggers and timelines, core and model fire alike"
+
+
+async def _against_core(soak: Soak) -> str:
+    worlds = soak.scaled(300) + 20
+    runs = await asyncio.to_thread(against_core.prove, soak.url, examples=worlds, seed=soak.seed)
+    return f"{worlds} random timelines cut at random, {runs:,} runs, all as the core fires"
+
+
+async def _deadlines(soak: Soak) -> str:
+    burst = soak.scaled(100_000) + 2_000
+    seen = await deadlines.prove(
+        soak.url,
+        per_second=ALARMS_PER_SECOND,
+        seconds=soak.scaled(30) + 5,
+        burst=burst,
+        killed=soak.scaled(5_000) + 500,
+        down=timedelta(seconds=12),
+    )
+    assert seen.late <= ALARM_LATE_MAX, (
+        f"at {ALARMS_PER_SECOND} a second they were {seen.late} late"
+    )
+    return (
+        f"99 % of {ALARMS_PER_SECOND} alarms a second within {seen.late.total_seconds():.2f} s, "
+        f"{burst:,} at once within {seen.burst.total_seconds():.1f} s, meanwhile "
+        f"a post answered after {seen.answered.total_seconds():.1f} s and evaluated after "
+        f"{seen.evaluated.total_seconds():.1f} s at worst; "
+        "none lost or doubled by a kill"
+    )
 
 
 async def _evaluators_killed(soak: Soak) -> str:
@@ -115,6 +155,9 @@ PROOFS = (
     Proof("An order survives restarts of the server", _order_restarted),
     Proof("Acknowledged is stored", _acknowledged),
     Proof("Every stored event is evaluated exactly once", _evaluated_once),
+    Proof("The core fires what a model says that is written differently", _against_reference),
+    Proof("The pipeline fires what the core alone fires", _against_core),
+    Proof("An absence is alarmed in time, and once", _deadlines),
     Proof("State, runs and cursor move together", _evaluators_killed),
     Proof("A suspended evaluator is relieved", _evaluator_suspended),
     Proof("Every run ends once, though deliverers die", _deliverers_killed),

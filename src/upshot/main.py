@@ -125,8 +125,9 @@ class Server:
             keep("signals", lambda: loops.exchange_signals(line))
             if self._embedded is not None:
                 keep("embedded", partial(self._watch, self._embedded))
+            # Every stage appends to the log: what was posted, and what became of runs.
+            keep("partitions", lambda: loops.keep_partitions_ahead(line))
             if "api" in self.stages:
-                keep("partitions", lambda: loops.keep_partitions_ahead(line))
                 for number in range(INGEST_WRITERS):
                     writing = partial(loops.ingest, ingest_line, self.ingest)
                     tasks.create_task(loops.keep(f"ingest-{number}", ingest_line, writing))
@@ -138,6 +139,7 @@ class Server:
                     caller=caller,
                     renderers=renderers,
                     on_ended=lambda: self.signals.wake_here(loops.DELIVER),
+                    on_told=lambda: self.signals.wake_soon(loops.EVALUATE),
                 )
                 keep("deliver", lambda: loops.deliver(line, deliverer))
             if "maintain" in self.stages:

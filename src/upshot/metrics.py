@@ -8,6 +8,9 @@ EVENTS: Final = Counter(
     "upshot_events", "Events posted, by what became of them.", ["status"]
 )  # accepted, duplicate, rejected
 EVENTS_EVALUATED: Final = Counter("upshot_events_evaluated", "Events that were evaluated.")
+EVENTS_LATE: Final = Counter(
+    "upshot_events_late", "Expected events that came after the alarm that missed them."
+)
 EVALUATION_ERRORS: Final = Counter(
     "upshot_evaluation_errors", "Events set aside because they could not be evaluated."
 )

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from upshot.core.events import RESOURCE_ID, Event, Labels
 from upshot.core.language import EventCondition, compile_trigger
-from upshot.core.triggers import Condition, Trigger
+from upshot.core.triggers import Condition, Selection, Trigger
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 
@@ -43,6 +43,11 @@ def event(
 def condition(**fields: Any) -> Condition:
     """The condition a client would write with these fields."""
     return EventCondition.model_validate(fields).compiled()
+
+
+def selection(**fields: Any) -> Selection:
+    """What a condition with these fields looks for in an event."""
+    return EventCondition.model_validate(fields).compiled().selection
 
 
 def trigger(

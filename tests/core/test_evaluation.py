@@ -1,4 +1,4 @@
-"""The reactive state machine, rule by rule."""
+"""The state machine's bounds and what it keeps; its rules are in `test_semantics`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,12 +7,24 @@ from uuid import UUID
 import pytest
 
 from tests.core.build import NOON, at, condition, event, trigger
-from upshot.core.batch import advance, concerned_by
 from upshot.core.evaluation import forgotten_at
 from upshot.core.events import Event
 from upshot.core.index import TriggerIndex
+from upshot.core.limits import COUNTED_MAX, EARLY_MAX, HELD_FOR_MAX, LATENESS_MAX
 from upshot.core.runs import Firing
-from upshot.core.windows import Counting, Opened, Seen, decode_window, encode_window
+from upshot.core.timeline import Timeline
+from upshot.core.windows import (
+    AfterWindow,
+    ChildFiring,
+    Collected,
+    Counting,
+    Opened,
+    Seen,
+    Switch,
+    Window,
+    decode_window,
+    encode_window,
+)
 
 CREATED, COMPLETE = "order.created", "order.complete"
 SHOP: dict[str, Any] = {"after": [CREATED], "expect": [COMPLETE], "for_each": ["id"]}
@@ -26,16 +38,28 @@ def firings(story: Sequence[Event | tuple[str, float]], **fields: Any) -> list[F
         one if isinstance(one, Event) else event(one[0], seconds=one[1], number=number)
         for number, one in enumerate(story)
     ]
-    concerned = concerned_by(TriggerIndex([trigger(**fields)]), events)
-    advanced = advance(concerned.keys.values(), {})
-    assert not concerned.set_aside
-    assert not advanced.set_aside
-    return advanced.firings
+    timeline = played(events, **fields)
+    assert not timeline.set_aside
+    return timeline.firings
+
+
+def played(events: Sequence[Event], **fields: Any) -> Timeline:
+    """Evaluated in this order, each when it was received."""
+    timeline = Timeline(TriggerIndex([trigger(**fields)]))
+    for one in events:
+        timeline.take(timeline.concerns(one), now=one.received_at)
+    return timeline
+
+
+def fired_by(firing: Firing) -> int:
+    """The number of the event that fired it."""
+    assert firing.fire.event is not None
+    return firing.fire.event.id.int
 
 
 def fired_at(story: Story, **fields: Any) -> list[int]:
     """The numbers of the events that fired it."""
-    return [firing.fire.event.id.int for firing in firings(story, **fields)]
+    return [fired_by(firing) for firing in firings(story, **fields)]
 
 
 DAY = 86_400.0
@@ -97,12 +121,12 @@ def test_keys_do_not_add_up() -> None:
         event(CREATED, resource_id="456", seconds=2, number=2),
         event(COMPLETE, resource_id="123", seconds=3, number=3),
     ]
-    assert [(f.key, f.fire.event.id.int) for f in firings(story, **SHOP)] == [(("123",), 3)]
+    assert [(f.key, fired_by(f)) for f in firings(story, **SHOP)] == [(("123",), 3)]
 
 
 def test_a_firing_tells_the_event_those_counted_and_what_opened_the_key() -> None:
     (firing,) = firings([(CREATED, 0), (COMPLETE, 1), (COMPLETE, 2)], threshold=2, **SHOP)
-    assert firing.fire.event.id == UUID(int=2)
+    assert fired_by(firing) == 2
     assert [seen.id.int for seen in firing.fire.counted] == [1, 2]
     assert firing.fire.after is not None
     assert firing.fire.after.id == UUID(int=0)
@@ -151,53 +175,85 @@ def test_the_run_id_is_that_of_the_firing_whenever_it_is_made() -> None:
 
 
 OPENER = Seen(
-    id=UUID(int=7), at=at(1), event=event(number=7, payload='{"total": 18446744073709551617}')
+    id=UUID(int=7),
+    at=at(1),
+    received_at=at(2),
+    opens=True,
+    expected=False,
+    event=event(number=7, payload='{"total": 18446744073709551617}', related=[{"a": "b"}]),
 )
-WINDOWS = [
-    Opened(opener=OPENER, ends_at=at(11), count=0, counted=()),
-    Opened(opener=OPENER, ends_at=None, count=2, counted=(OPENER, OPENER)),
-    Counting(count=1, counted=(OPENER,), quiet_until=None),
-    Counting(count=0, counted=(), quiet_until=at(0.000001)),
+WINDOWS: list[Window] = [
+    AfterWindow(opened=Opened(OPENER, at(11), at(12), (OPENER,), (OPENER, OPENER))),
+    AfterWindow(closed_at=at(3), alarmed=(at(1), at(3)), waiting=(OPENER,)),
+    Counting(counted=(OPENER,)),
+    Counting(quiet_until=at(0.000001)),
+    Switch(at(0), at(1), newest=(OPENER,), silent_since=at(9), waiting=(OPENER,)),
+    Collected(firings=(ChildFiring(1, at(1), 3, OPENER, (OPENER,)),), fired_at=at(0), ordinal=3),
 ]
 
 
 @pytest.mark.parametrize("window", WINDOWS)
-def test_a_stored_window_is_the_same_again(window: Opened | Counting) -> None:
-    assert decode_window(encode_window(window, keeps_after=True, keeps_events=True)) == window
+def test_a_stored_window_is_the_same_again(window: Window) -> None:
+    stored = encode_window(window, keeps_after=True, keeps_events=True, keeps_opener=False)
+    assert decode_window(stored) == window
 
 
-def test_events_that_no_template_reaches_are_not_stored() -> None:
-    window = Opened(opener=OPENER, ends_at=None, count=1, counted=(OPENER,))
-    narrow = decode_window(encode_window(window, keeps_after=False, keeps_events=False))
-    assert isinstance(narrow, Opened)
-    assert narrow.opener.event is None
-    assert narrow.counted[0].event is None
-    assert len(encode_window(window, keeps_after=False, keeps_events=False)) < 150
+def test_events_that_can_be_read_again_from_the_log_are_not_stored() -> None:
+    window = AfterWindow(opened=Opened(OPENER, None, None, (OPENER,)), early=(OPENER,))
+    stored = encode_window(window, keeps_after=False, keeps_events=False, keeps_opener=False)
+    narrow = decode_window(stored)
+    assert isinstance(narrow, AfterWindow)
+    assert narrow.opened is not None
+    assert [narrow.opened.opener.event, narrow.opened.counted[0].event] == [None, None]
+    assert narrow.early[0].event is None
+    assert len(stored) < 400
+
+
+def test_what_an_alarm_tells_of_is_kept_whole() -> None:
+    window = AfterWindow(opened=Opened(OPENER, at(10), at(10)))
+    stored = encode_window(window, keeps_after=False, keeps_events=False, keeps_opener=True)
+    assert decode_window(stored) == window
 
 
 def test_a_window_is_kept_as_long_as_it_can_matter() -> None:
-    retention = at(90 * DAY) - NOON
-    minute, lag = at(60) - NOON, at(900) - NOON
-    endless = Opened(opener=OPENER, ends_at=None, count=0, counted=())
-    ending = Opened(opener=OPENER, ends_at=at(61), count=0, counted=())
-    for window, within, expected in (
-        (endless, at(0) - NOON, at(5) + retention),
-        (ending, minute, at(61) + lag),
-        (Counting(count=1, counted=(OPENER,), quiet_until=None), minute, at(5) + minute + lag),
-        (Counting(count=1, counted=(OPENER,), quiet_until=None), at(0) - NOON, at(5) + retention),
+    retention, week = at(90 * DAY) - NOON, at(7 * DAY) - NOON
+    limited = condition(expect=["x"], within=60)
+    unlimited = condition(expect=["x"])
+    for asked, window, expected in (
+        (unlimited, AfterWindow(opened=Opened(OPENER, None)), at(5) + retention),
+        (limited, AfterWindow(opened=Opened(OPENER, at(61))), at(61) + week),
+        (limited, AfterWindow(closed_at=at(3)), at(5) + week),
+        (limited, AfterWindow(early=(OPENER,)), at(5) + LATENESS_MAX + HELD_FOR_MAX),
+        (limited, Counting(counted=(OPENER,)), at(65) + week),
+        (unlimited, Counting(counted=(OPENER,)), at(5) + retention),
+        (limited, Switch(at(0), at(0)), at(5) + retention),
+        (limited, Collected(), at(5) + retention),
     ):
-        kept = forgotten_at(window, within=within, touched_at=at(5), retention=retention)
-        assert kept == expected
+        assert forgotten_at(asked, window, touched_at=at(5), retention=retention) == expected
+
+
+def test_what_a_key_remembers_is_bounded_however_much_comes() -> None:
+    early = played([event(COMPLETE, seconds=n / 100, number=n) for n in range(1_500)], **SHOP)
+    (waiting,) = early.windows.values()
+    assert isinstance(waiting, AfterWindow)
+    assert len(waiting.early) == EARLY_MAX
+    spaced = [event("x", seconds=n * 0.011, number=n) for n in range(3_000)]
+    counting = played(spaced, expect=["x"], threshold=2, within=0.01, lateness=900)
+    (counted,) = counting.windows.values()
+    assert isinstance(counted, Counting)
+    assert len(counted.counted) == COUNTED_MAX
 
 
 def test_an_event_that_raises_is_set_aside_and_the_rest_goes_on() -> None:
     keyed = trigger(1, expect=["x"], for_each=["note"])
     plain = trigger(2, expect=["x"])
     too_long = event("x", labels={"note": "n" * 2000}, number=1)
-    concerned = concerned_by(TriggerIndex([keyed, plain]), [too_long, event("x", number=2)])
-    assert [(one.event.id.int, one.trigger) for one in concerned.set_aside] == [(1, keyed)]
-    assert "2000 characters" in concerned.set_aside[0].reason
-    assert len(advance(concerned.keys.values(), {}).firings) == 2
+    timeline = Timeline(TriggerIndex([keyed, plain]))
+    for one in (too_long, event("x", number=2)):
+        timeline.take(timeline.concerns(one), now=one.received_at)
+    assert [(one.event, one.trigger) for one in timeline.set_aside] == [(too_long, keyed)]
+    assert "2000 characters" in timeline.set_aside[0].reason
+    assert len(timeline.firings) == 2
 
 
 def test_the_condition_alone_decides_what_is_remembered() -> None:

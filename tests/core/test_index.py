@@ -43,7 +43,7 @@ def found(index: TriggerIndex, name: str, resource_id: str) -> set[tuple[int, bo
     return {
         (candidate.trigger.number, candidate.opens, candidate.expected)
         for candidate in index.candidates(one)
-        if candidate.trigger.condition.concerns(one)
+        if candidate.selection.concerns(one)
     }
 
 
@@ -51,10 +51,11 @@ def expected(asked: list[Trigger], name: str, resource_id: str) -> set[tuple[int
     one = event(name, resource_id=resource_id)
     answers = set()
     for each in asked:
-        after = each.condition.after
-        opens = after is not None and after.matches_name(name)
-        expects = each.condition.expect.matches_name(name)
-        if (opens or expects) and each.condition.concerns(one):
+        ((_, leaf),) = each.leaves
+        selection = leaf.selection
+        opens = selection.after is not None and selection.after.matches_name(name)
+        expects = selection.expect.matches_name(name)
+        if (opens or expects) and selection.concerns(one):
             answers.add((each.number, opens, expects))
     return answers
 

@@ -2,10 +2,11 @@
 
 import pytest
 
-from tests.core.build import condition, event
+from tests.core.build import condition, event, selection
 from upshot.core.events import RESOURCE_ID, RESOURCE_ROLE
 from upshot.core.keys import KeyRefused, key_hash, parse_key_part
 from upshot.core.limits import KEY_VALUE_CHARS_MAX
+from upshot.core.triggers import labels_of
 
 ORDER = event(
     resource_id="123",
@@ -45,23 +46,24 @@ ORDER = event(
     ],
 )
 def test_a_part_of_a_key_is_text_or_the_event_does_not_concern(part: str, value: str) -> None:
-    assert condition(for_each=[part]).key_of(ORDER) == (None if value is None else (value,))
+    assert selection(for_each=[part]).key_of(ORDER) == (None if value is None else (value,))
 
 
 def test_without_for_each_there_is_one_key() -> None:
-    assert condition().key_of(ORDER) == ()
+    assert selection().key_of(ORDER) == ()
 
 
 def test_a_key_has_its_values_in_the_order_of_for_each() -> None:
-    keyed = condition(for_each=["country", "id"])
+    keyed = selection(for_each=["country", "id"])
     assert keyed.key_of(ORDER) == ("DE", "123")
-    assert keyed.labels_of(("DE", "123")) == {"country": "DE", "prefect.resource.id": "123"}
+    asked = condition(for_each=["country", "id"])
+    assert labels_of(asked, ("DE", "123")) == {"country": "DE", "prefect.resource.id": "123"}
 
 
 def test_a_value_that_is_too_long_is_refused_by_name() -> None:
     long = event(labels={"note": "x" * (KEY_VALUE_CHARS_MAX + 1)})
     with pytest.raises(KeyRefused, match="note has 1025 characters"):
-        condition(for_each=["note"]).key_of(long)
+        selection(for_each=["note"]).key_of(long)
 
 
 @pytest.mark.parametrize("part", ["", "related:shop", "related::id", "payload.", "payload.a..b"])

@@ -8,7 +8,13 @@ import pytest
 from pydantic import ValidationError
 
 from upshot.core.errors import Invalid
-from upshot.core.language import EventCondition, EventTrigger, compile_trigger, seconds
+from upshot.core.language import (
+    EventCondition,
+    EventTrigger,
+    compile_trigger,
+    same_condition,
+    seconds,
+)
 from upshot.core.triggers import Reactive
 
 
@@ -37,7 +43,7 @@ def test_durations_are_seconds_or_iso_8601_and_answered_in_seconds(
 
 
 @pytest.mark.parametrize(
-    "duration", [-1, "10", "10:00", "PT-1S", "soon", True, None, 1e300, "P99999Y", [], float("nan")]
+    "duration", [-1, "10", "10:00", "PT-1S", "soon", True, 1e300, "P99999Y", [], float("nan")]
 )
 def test_what_is_no_duration_is_refused(duration: object) -> None:
     with pytest.raises(ValidationError):
@@ -114,7 +120,7 @@ def test_a_condition_is_changed_only_by_what_changes_its_meaning(
     one: dict[str, Any], other: dict[str, Any], same: bool
 ) -> None:
     a, b = EventCondition.model_validate(one), EventCondition.model_validate(other)
-    assert a.same_as(b) is same
+    assert same_condition(a, b) is same
 
 
 def test_the_same_condition_compiles_from_what_is_stored() -> None:

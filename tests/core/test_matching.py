@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.core.build import condition, event
+from tests.core.build import event, selection
 from upshot.core.events import RESOURCE_ID, RESOURCE_ROLE
 
 
@@ -34,12 +34,12 @@ def test_every_label_asked_for_must_be_present_and_match(
     match: dict[str, Any], matches: bool
 ) -> None:
     order = event(resource_id="123", labels={"country": "DE"})
-    assert condition(match=match).concerns(order) is matches
+    assert selection(match=match).concerns(order) is matches
 
 
 def test_match_looks_at_the_events_own_resource_only() -> None:
     order = event(related=[related("shop", country="DE")])
-    assert not condition(match={"country": "DE"}).concerns(order)
+    assert not selection(match={"country": "DE"}).concerns(order)
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_match_looks_at_the_events_own_resource_only() -> None:
 )
 def test_related_resources_hold_object_by_object(asked: Any, matches: bool) -> None:
     order = event(related=[related("shop", country="DE"), related("carrier", country="FR")])
-    assert condition(match_related=asked).concerns(order) is matches
+    assert selection(match_related=asked).concerns(order) is matches
 
 
 def test_an_object_of_negatives_holds_where_there_is_no_related_resource() -> None:
-    assert condition(match_related={"role": "!shop"}).concerns(event())
-    assert not condition(match_related={"role": "shop"}).concerns(event())
+    assert selection(match_related={"role": "!shop"}).concerns(event())
+    assert not selection(match_related={"role": "shop"}).concerns(event())

@@ -19,7 +19,7 @@ from upshot.core.networks import NetworkPolicy
 from upshot.pipeline.call import Caller
 from upshot.pipeline.deliver import RENEW_EVERY, Deliverer
 from upshot.pipeline.render import Renderers
-from upshot.storage import deployments, queue, runs
+from upshot.storage import deployments, log, partitions, queue, runs
 from upshot.storage.database import Database
 from upshot.storage.deployments import DeploymentFields
 
@@ -42,6 +42,7 @@ class Line:
     clock: Clock
     deliverer: Deliverer
     ended: asyncio.Event
+    told: asyncio.Event
 
     async def turn_when_ended(self) -> None:
         async with asyncio.timeout(20):
@@ -57,10 +58,12 @@ class Line:
 
 @pytest.fixture
 async def line(conn: asyncpg.Connection) -> AsyncIterator[Line]:
-    ended, clock = asyncio.Event(), Clock()
+    ended, told, clock = asyncio.Event(), asyncio.Event(), Clock()
     async with Caller(networks=NetworkPolicy.parse("loopback")) as caller, Renderers() as renderers:
-        deliverer = Deliverer(caller=caller, renderers=renderers, on_ended=ended.set, now=clock)
-        yield Line(conn, clock, deliverer, ended)
+        deliverer = Deliverer(
+            caller=caller, renderers=renderers, on_ended=ended.set, on_told=told.set, now=clock
+        )
+        yield Line(conn, clock, deliverer, ended, told)
 
 
 async def test_a_due_run_is_called_and_ends(database: Database, line: Line) -> None:
@@ -73,6 +76,41 @@ async def test_a_due_run_is_called_and_ends(database: Database, line: Line) -> N
     assert json.loads(call.body)["parameters"] == {"user_id": "123"}
     assert await state_of(line.conn, run_id) == "completed"
     assert await attempts_of(line.conn, run_id) == [("completed", 201, "made")]
+
+
+async def test_the_log_is_told_when_a_run_has_ended_and_not_when_it_is_tried_again(
+    database: Database, line: Line
+) -> None:
+    async with Receiver(reply(503), reply()) as runner:
+        await deploy(database, "d", runner.url, retries=(0.0,))
+        run_id = await make_run(line.conn)
+        await line.deliverer.turn(line.conn)
+        await line.turn_when_ended()
+        assert await told_of(line.conn) == []
+        assert not line.told.is_set()
+        await line.conn.execute("UPDATE run_queue SET due_at = now()")
+        await line.deliverer.turn(line.conn)
+        await line.turns_until_ended(run_id)
+    assert await told_of(line.conn) == [("upshot.run.completed", str(run_id), 2)]
+    assert line.told.is_set()
+
+
+async def test_a_call_that_ended_waits_to_be_written_down_until_the_log_has_a_day_for_it(
+    database: Database, line: Line
+) -> None:
+    async with Receiver() as runner:
+        await deploy(database, "d", runner.url)
+        run_id = await make_run(line.conn)
+        await line.deliverer.turn(line.conn)
+        await line.ended.wait()
+        for name in await partitions.names(line.conn):
+            await line.conn.execute(f"DROP TABLE {name}")
+        with pytest.raises(log.NoDay):
+            await line.deliverer.turn(line.conn)
+        await partitions.ensure_partitions(line.conn)
+        await line.deliverer.turn(line.conn)
+    assert await told_of(line.conn) == [("upshot.run.completed", str(run_id), 1)]
+    assert await attempts_of(line.conn, run_id) == [("completed", 200, "")]
 
 
 async def test_what_ends_while_a_connection_is_lost_is_written_down_by_the_next(
@@ -260,11 +298,13 @@ def reply_after(event: asyncio.Event) -> Behaviour:
     return behave
 
 
-async def deploy(database: Database, name: str, url: str) -> None:
+async def deploy(
+    database: Database, name: str, url: str, *, retries: tuple[float, ...] = ()
+) -> None:
     fields = DeploymentFields(
         description="",
         tags=[],
-        runner=Webhook(url=url, timeout=timedelta(seconds=60), retries=()),
+        runner=Webhook(url=url, timeout=timedelta(seconds=60), retries=retries),
         parameters={},
         parameter_schema=None,
         max_concurrency=8,
@@ -308,6 +348,15 @@ async def state_of(conn: asyncpg.Connection, run_id: UUID) -> str:
 
 async def error_of(conn: asyncpg.Connection, run_id: UUID) -> str:
     return str(await conn.fetchval("SELECT error FROM runs WHERE id = $1", run_id))
+
+
+async def told_of(conn: asyncpg.Connection) -> list[tuple[str, str, int]]:
+    """The runs that the log was told of: the event's name, the run's id, its attempts."""
+    rows = await conn.fetch(
+        "SELECT name, payload ->> 'run_id', (payload ->> 'attempts')::int FROM events "
+        "ORDER BY position"
+    )
+    return [tuple(row) for row in rows]
 
 
 async def attempts_of(conn: asyncpg.Connection, run_id: UUID) -> list[tuple[Any, ...]]:

@@ -58,7 +58,7 @@ async def register(
         await deployments.create(conn, name="d", deployment_id=uuid4(), fields=fields)
         trigger = await triggers.create(conn, trigger_id=uuid4(), name="t", document=document)
         assert trigger is not None
-        await triggers.append_saved(conn, trigger, keys="forget")
+        await triggers.append_saved(conn, trigger, keys="forget", condition_changed=True)
     return trigger.id
 
 

@@ -139,6 +139,32 @@ async def test_one_event_larger_than_a_batch_is_read_alone(logged: asyncpg.Conne
     assert first == ids[:1]
 
 
+async def test_only_a_change_of_a_trigger_or_a_key_makes_what_stands_behind_it_wanted(
+    logged: asyncpg.Connection,
+) -> None:
+    cursor = await log.load_cursor(logged, "test")
+
+    async def wanted(*names: str) -> list[str]:
+        nonlocal cursor
+        steps = [shop.Step(id=shop.new_id(), name=name, user="1") for name in names]
+        await log.append(logged, [shop.new_event(step) for step in steps])
+        batch = await log.read_batch(
+            logged,
+            cursor,
+            events_max=100,
+            bytes_max=BYTES,
+            is_wanted=lambda name: name == "order.paid",
+        )
+        assert batch.size == len(names)
+        cursor = batch.after
+        return [event.name for event in batch.events]
+
+    run, other = "upshot.run.completed", "order.created"
+    assert await wanted(run, other, "order.paid", run) == ["order.paid"]
+    for change in ("upshot.trigger.saved", "upshot.key.forgotten"):
+        assert await wanted(other, change, other, run) == [change, other, run]
+
+
 async def test_a_cursor_moved_by_somebody_else_is_not_moved_again(
     logged: asyncpg.Connection,
 ) -> None:

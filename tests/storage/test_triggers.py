@@ -62,7 +62,7 @@ async def test_the_log_is_told_in_the_transaction_of_the_change(
     async with database.begin() as changing:
         await make_deployment(changing)
         made = await make(changing)
-        await triggers.append_saved(changing, made, keys="forget")
+        await triggers.append_saved(changing, made, keys="forget", condition_changed=True)
         await triggers.append_deleted(changing, made)
         assert await conn.fetchval("SELECT count(*) FROM events") == 0
     saved, deleted = await conn.fetch("SELECT * FROM events ORDER BY position")
@@ -75,6 +75,7 @@ async def test_the_log_is_told_in_the_transaction_of_the_change(
         "name": "t",
         "document": {"name": "t", **DOCUMENT},
         "keys": "forget",
+        "condition_changed": True,
     }
 
 
@@ -82,8 +83,12 @@ async def test_open_keys_are_those_of_one_trigger(
     database: Database, conn: asyncpg.Connection
 ) -> None:
     await conn.execute(
-        "INSERT INTO windows SELECT number, gen_random_uuid(), now(), '[]', '{}' "
-        "FROM unnest(ARRAY[1, 1, 2]) AS number"
+        "INSERT INTO windows (trigger_number, key_hash, forgotten_at, started_at, deadline_at, "
+        "alarms, key, state) "
+        "SELECT number, gen_random_uuid(), now(), started_at, deadline_at, false, '[]', '{}' "
+        "FROM unnest(ARRAY[1, 1, 1, 1, 2], ARRAY[now(), now(), now(), NULL, now()], "
+        "ARRAY[NULL, now() + interval '1 h', now() - interval '1 h', NULL, NULL]) "
+        "AS given (number, started_at, deadline_at)"
     )
     async with database.begin() as asking:
         assert await triggers.open_keys(asking, 1) == 2

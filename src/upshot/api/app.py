@@ -5,17 +5,39 @@ from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from upshot.api import asked_runs, deployments, docs, events, runs, status, triggers
+from upshot.api import (
+    asked_runs,
+    backtest,
+    deployments,
+    docs,
+    events,
+    explain,
+    keys,
+    runs,
+    status,
+    triggers,
+)
 from upshot.api.auth import Guard
 from upshot.api.bodies import Bodies
 from upshot.api.problems import answer_to
 from upshot.api.services import Services
+from upshot.pipeline.backtest import Backtests
 
 
 def create_app(services: Services) -> FastAPI:
     """The HTTP API on these services."""
     app = _new_app(services)
-    for module in (events, triggers, deployments, asked_runs, runs, status):
+    for module in (
+        events,
+        triggers,
+        backtest,
+        explain,
+        keys,
+        deployments,
+        asked_runs,
+        runs,
+        status,
+    ):
         app.include_router(module.router)
     app.include_router(status.health)
     app.include_router(status.own_metrics)
@@ -48,6 +70,8 @@ def _new_app(services: Services) -> FastAPI:
     app.state.guard = Guard(services)
     app.state.bodies = Bodies()
     app.state.counts = status.CountsCache()
+    app.state.explaining = explain.Turns()
+    app.state.backtests = Backtests(services.now)
     return app
 
 

@@ -90,7 +90,7 @@ class Guard:
 
 def scope_of(*, method: str, path: str) -> Scope:
     """What a request needs, by the template of its path."""
-    if method == "GET":
+    if method == "GET" or (method, path) == ("POST", "/v1/triggers/backtest"):
         return "read"
     if (method, path) == ("POST", "/v1/events"):
         return "events:write"

@@ -1,13 +1,13 @@
 """Reading requests: bounded before they are read whole, and strict about what JSON is."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.message import Message
 from typing import Any, Final, TypeVar, cast
 
 import msgspec
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from upshot.api.problems import problems_of, summary_of
 from upshot.core.errors import (
@@ -33,7 +33,7 @@ MERGE_PATCH_BODY: Final = {
 }
 """How an operation documents that it takes a merge patch."""
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model")
 
 
 @dataclass(slots=True)
@@ -143,12 +143,13 @@ def merge_patch(target: Any, patch: Any) -> Any:
     return merged
 
 
-def validated(model: type[Model], document: Any) -> Model:
+def validated(adapter: TypeAdapter[Model], document: Any, *, known: Sequence[str]) -> Model:
     """What a merged document says, or Invalid with every problem."""
     try:
-        return model.model_validate(document)
+        return adapter.validate_python(document)
     except ValidationError as error:
-        found = problems_of(error.errors(), list(model.model_fields))
+        errors = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
+        found = problems_of(errors, known)
         raise Invalid(summary_of(found), found) from None
 
 

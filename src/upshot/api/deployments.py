@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal
 from uuid import UUID, uuid4
 
 from fastapi import Body, Path, Response
-from pydantic import AfterValidator, AwareDatetime, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, Field, TypeAdapter, model_validator
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -99,6 +99,7 @@ class DeploymentShown(DeploymentWritten):
     updated: AwareDatetime
 
 
+_adapter: Final = TypeAdapter(DeploymentWritten)
 NameInPath = Annotated[Name, Path(description="The deployment's name.")]
 _EXAMPLE: Final = {"runner": {"type": "webhook", "url": "http://127.0.0.1:9000/run"}}
 
@@ -151,7 +152,9 @@ async def patch_deployment(
     """A merge patch (RFC 7396): what is not sent stays, null goes back to the default."""
     async with services.database.begin() as conn:
         stored = await _locked(conn, name)
-        written = validated(DeploymentWritten, patched(shown(stored), patch))
+        written = validated(
+            _adapter, patched(shown(stored), patch), known=list(DeploymentWritten.model_fields)
+        )
         if written.name not in (None, name):
             message = "A deployment cannot be renamed."
             raise Invalid(message, [Problem(("name",), message)])

@@ -29,6 +29,7 @@ from upshot.core.errors import (
     Unsupported,
     UpshotError,
 )
+from upshot.core.language import loc_without_kinds
 from upshot.core.templates import RenderFailed
 from upshot.storage.database import AWAY
 
@@ -146,7 +147,9 @@ def problems_of(errors: Sequence[Any], known: Sequence[str] = ()) -> list[Proble
     for error in errors:
         loc = tuple(error["loc"])
         if loc[:1] == ("body",):
-            loc = loc[1:]
+            loc = loc_without_kinds(loc[1:])
+        if error["type"] == "unknown_type":
+            loc = (*loc, "type")
         found.append(Problem(loc, _message_of(error, loc, known)))
     return found
 

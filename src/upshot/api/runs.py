@@ -27,7 +27,7 @@ from upshot.api.routing import new_router
 from upshot.api.services import Using
 from upshot.core.errors import Conflict, Invalid, NotFound, Problem
 from upshot.core.language import Name, Storable, StorableJson, Strict
-from upshot.core.limits import LEASE, RESULT_BYTES_MAX, TEXT_CHARS_MAX
+from upshot.core.limits import CHAIN_DEPTH_MAX, LEASE, RESULT_BYTES_MAX, TEXT_CHARS_MAX
 from upshot.core.runs import RunState
 from upshot.core.templates import event_document, merged_source
 from upshot.storage import deployments, events, runs, triggers
@@ -234,6 +234,7 @@ async def report_run(
             await _finish(conn, run_id, report, state)
     if report.state != "running":
         metrics.RUNS_FINISHED.labels(state.value).inc()
+        services.wake("evaluate")
     return json_answer(
         {
             "state": state.value,
@@ -299,6 +300,8 @@ def _unknown(run_id: UUID) -> NotFound:
 async def _begin_again(conn: AsyncConnection, run_id: UUID) -> None:
     run = await runs.load(conn, run_id)
     assert run is not None
+    if run.depth > CHAIN_DEPTH_MAX:
+        raise Conflict(f"Run {run_id} is not called: {run.error}.")
     deployment = await deployments.hold(conn, run.deployment)
     if deployment is None:
         raise Conflict(f"Deployment {run.deployment!r} of run {run_id} is gone.")

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final, Literal
 from uuid import UUID, uuid4
 
 from fastapi import Body, Path, Query, Response
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field, TypeAdapter
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -22,7 +22,17 @@ from upshot.api.problems import BODY, prefixed, problems
 from upshot.api.routing import new_router
 from upshot.api.services import Using
 from upshot.core.errors import Conflict, Invalid, NotFound, Problem
-from upshot.core.language import EventTrigger, Name
+from upshot.core.language import (
+    TRIGGER_FIELDS,
+    AnyTrigger,
+    CompoundTrigger,
+    EventTrigger,
+    Name,
+    SequenceTrigger,
+    TriggerWritten,
+    read_trigger,
+    same_condition,
+)
 from upshot.core.templates import compile_parameters
 from upshot.storage import deployments, triggers
 from upshot.storage.triggers import Keys, StoredTrigger
@@ -32,19 +42,21 @@ router = new_router("triggers")
 _READ_ONLY: Final = ("id", "version", "created", "updated", "keys")
 
 
-class TriggerWritten(EventTrigger):
-    """A trigger, as a client writes it. What is only shown may be sent back, and is ignored."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_what_is_only_shown(cls, document: Any) -> Any:
-        if isinstance(document, dict):
-            return {name: value for name, value in document.items() if name not in _READ_ONLY}
-        return document
+def _without_what_is_only_shown(document: Any) -> Any:
+    """What is only shown may be sent back, and is ignored."""
+    if isinstance(document, dict):
+        return {name: value for name, value in document.items() if name not in _READ_ONLY}
+    return document
 
 
-class TriggerShown(EventTrigger):
-    """A trigger, as it is registered."""
+TriggerSent = Annotated[TriggerWritten, BeforeValidator(_without_what_is_only_shown)]
+
+
+_trigger_adapter: Final[TypeAdapter[AnyTrigger]] = TypeAdapter(TriggerSent)
+
+
+class _Shown(BaseModel):
+    """What a registered trigger has beside what was written."""
 
     name: Name
     id: UUID
@@ -53,13 +65,53 @@ class TriggerShown(EventTrigger):
     updated: AwareDatetime
 
 
-class KeysChanged(TriggerShown):
-    """A trigger after a change, and what became of its open keys."""
+class _Changed(_Shown):
+    """What is told of a change."""
 
     keys: dict[Literal["kept", "forgotten"], int] | None = Field(
-        default=None, description="Only where something was changed."
+        default=None,
+        description="What became of its open keys; only where something was changed.",
     )
 
+
+class EventTriggerShown(_Shown, EventTrigger):
+    """An event trigger, as it is registered."""
+
+    name: Name
+
+
+class CompoundTriggerShown(_Shown, CompoundTrigger):
+    """A compound trigger, as it is registered."""
+
+    name: Name
+
+
+class SequenceTriggerShown(_Shown, SequenceTrigger):
+    """A sequence trigger, as it is registered."""
+
+    name: Name
+
+
+class EventTriggerChanged(_Changed, EventTrigger):
+    """An event trigger after a change, and what became of its open keys."""
+
+    name: Name
+
+
+class CompoundTriggerChanged(_Changed, CompoundTrigger):
+    """A compound trigger after a change, and what became of its open keys."""
+
+    name: Name
+
+
+class SequenceTriggerChanged(_Changed, SequenceTrigger):
+    """A sequence trigger after a change, and what became of its open keys."""
+
+    name: Name
+
+
+TriggerShown = EventTriggerShown | CompoundTriggerShown | SequenceTriggerShown
+KeysChanged = EventTriggerChanged | CompoundTriggerChanged | SequenceTriggerChanged
 
 NameInPath = Annotated[Name, Path(description="The trigger's name.")]
 KeysWanted = Annotated[
@@ -84,7 +136,7 @@ _EXAMPLE: Final = {
 )
 async def post_trigger(
     services: Using,
-    written: Annotated[TriggerWritten, Body(examples=[{"name": "order-complete", **_EXAMPLE}])],
+    written: Annotated[TriggerSent, Body(examples=[{"name": "order-complete", **_EXAMPLE}])],
 ) -> Response:
     """It sees every event that is posted after the answer, and none from before."""
     if written.name is None:
@@ -110,7 +162,7 @@ async def post_trigger(
 async def put_trigger(
     name: NameInPath,
     services: Using,
-    written: Annotated[TriggerWritten, Body(examples=[_EXAMPLE])],
+    written: Annotated[TriggerSent, Body(examples=[_EXAMPLE])],
     keys: KeysWanted = None,
 ) -> Response:
     """The same request again changes nothing. Another `name` in the body renames.
@@ -153,7 +205,8 @@ async def patch_trigger(
     async with services.database.begin() as conn:
         stored = await _locked(conn, name)
         document = {"name": stored.name, **stored.document}
-        written = validated(TriggerWritten, merge_patch(document, patch))
+        merged = merge_patch(document, patch)
+        written = validated(_trigger_adapter, merged, known=TRIGGER_FIELDS)
         answer = await _change(conn, stored, written, keys)
     services.wake("evaluate")
     return answer
@@ -215,40 +268,39 @@ def shown(trigger: StoredTrigger) -> dict[str, Any]:
     }
 
 
-async def _create(conn: AsyncConnection, name: str, written: EventTrigger) -> StoredTrigger | None:
+async def _create(conn: AsyncConnection, name: str, written: AnyTrigger) -> StoredTrigger | None:
     """None: the name is taken."""
     await _check(conn, written)
     made = await triggers.create(conn, trigger_id=uuid4(), name=name, document=_document(written))
     if made is not None:
-        await triggers.append_saved(conn, made, keys="forget")
+        await triggers.append_saved(conn, made, keys="forget", condition_changed=True)
     return made
 
 
 async def _change(
     conn: AsyncConnection,
     stored: StoredTrigger,
-    written: EventTrigger,
+    written: AnyTrigger,
     keys_wanted: Literal["keep"] | None,
 ) -> Response:
-    before = EventTrigger.model_validate(stored.document)
+    before = read_trigger(stored.document)
     name = written.name or stored.name
     if _document(before) == _document(written) and name == stored.name:
         return json_answer(shown(stored))
     await _check(conn, written)
-    keys = _keys_after(before, written, keys_wanted)
+    is_same = same_condition(before, written)
+    keys: Keys = "keep" if is_same else _keys_after(before, written, keys_wanted)
     try:
         changed = await triggers.replace(conn, stored.id, name=name, document=_document(written))
     except IntegrityError:
         raise _taken(name) from None
-    await triggers.append_saved(conn, changed, keys=keys)
+    await triggers.append_saved(conn, changed, keys=keys, condition_changed=not is_same)
     count = await triggers.open_keys(conn, stored.number)
     told = {"kept": count} if keys == "keep" else {"forgotten": count}
     return json_answer({**shown(changed), "keys": told})
 
 
-def _keys_after(before: EventTrigger, after: EventTrigger, wanted: Literal["keep"] | None) -> Keys:
-    if before.condition().same_as(after.condition()):
-        return "keep"
+def _keys_after(before: AnyTrigger, after: AnyTrigger, wanted: Literal["keep"] | None) -> Keys:
     if wanted is None:
         return "forget"
     if before.for_each != after.for_each:
@@ -257,7 +309,7 @@ def _keys_after(before: EventTrigger, after: EventTrigger, wanted: Literal["keep
     return "keep"
 
 
-async def _check(conn: AsyncConnection, written: EventTrigger) -> None:
+async def _check(conn: AsyncConnection, written: AnyTrigger) -> None:
     """What takes more than the document to know: its templates, and its deployment."""
     try:
         compile_parameters(written.parameters)
@@ -269,8 +321,8 @@ async def _check(conn: AsyncConnection, written: EventTrigger) -> None:
         raise Invalid(message, [Problem(("deployment",), message)])
 
 
-def _document(written: EventTrigger) -> dict[str, Any]:
-    return EventTrigger.model_dump(written, mode="json", exclude={"name"})
+def _document(written: AnyTrigger) -> dict[str, Any]:
+    return written.model_dump(mode="json", exclude={"name"})
 
 
 async def _locked(conn: AsyncConnection, name: str) -> StoredTrigger:

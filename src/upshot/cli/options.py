@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
+from pydantic import TypeAdapter
 
 from upshot.core.limits import LIST_LIMIT_DEFAULT
 
@@ -29,6 +30,7 @@ Limit = Annotated[int, typer.Option("--limit", min=1, help="How many to show at 
 LIMIT = LIST_LIMIT_DEFAULT
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_iso_duration: TypeAdapter[timedelta] = TypeAdapter(timedelta)
 
 
 def _time(text: str) -> str:
@@ -37,6 +39,9 @@ def _time(text: str) -> str:
     try:
         if ago:
             back = timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+            return (datetime.now(UTC) - back).isoformat()
+        if text.startswith("P"):
+            back = _iso_duration.validate_python(text)
             return (datetime.now(UTC) - back).isoformat()
         return datetime.fromisoformat(text).astimezone(UTC).isoformat()
     except (ValueError, OverflowError):

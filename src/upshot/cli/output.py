@@ -80,3 +80,7 @@ def _console() -> Console:
     return Console(
         width=None if sys.stdout.isatty() else UNFOLDED_WIDTH, highlight=False, soft_wrap=False
     )
+
+
+def counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

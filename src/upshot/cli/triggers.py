@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from upshot.cli import trigger_backtest, trigger_explain, trigger_keys, trigger_test
 from upshot.cli.client import connected, path_of
 from upshot.cli.definitions import DefinitionFile, apply, read_definitions
 from upshot.cli.options import LIMIT, AsJson, Key, Limit, Url
@@ -108,6 +109,13 @@ def enable(name: Name, url: Url = None, key: Key = None, as_json: AsJson = False
 def disable(name: Name, url: Url = None, key: Key = None, as_json: AsJson = False) -> None:
     """Let a trigger see no more events. Its open keys stay."""
     _set_enabled(name, enabled=False, url=url, key=key, as_json=as_json)
+
+
+app.command()(trigger_backtest.backtest)
+app.command()(trigger_explain.explain)
+app.command("keys")(trigger_keys.list_keys)
+app.command()(trigger_keys.forget)
+app.command("test")(trigger_test.play)
 
 
 def _set_enabled(

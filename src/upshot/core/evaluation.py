@@ -1,144 +1,183 @@
-"""The heart: `(condition, window, fact) -> (window, effects)`, with no clock and no database."""
+"""The heart: `(condition, window, fact) -> (window, effects)`, with no clock and no database.
 
-from bisect import insort
-from dataclasses import dataclass, replace
+A new kind of condition is a member of `Condition`, a window, and a case in each function here.
+"""
+
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from operator import attrgetter
+from enum import StrEnum
 from typing import assert_never
 
-from upshot.core.events import Event
-from upshot.core.limits import ARRIVAL_LAG_MAX, EVENTS_KEPT_MAX
-from upshot.core.triggers import Condition, Reactive
-from upshot.core.windows import Counting, Opened, Seen, Window
+from upshot.core import composites, counting, opening, silence
+from upshot.core.facts import Began, ChildrenFired, Effects, Fact, Matched, Tick
+from upshot.core.limits import ENDED_WINDOWS_KEPT, HELD_FOR_MAX, LATENESS_MAX
+from upshot.core.triggers import Compound, Condition, Proactive, Reactive, Sequential
+from upshot.core.windows import (
+    AfterWindow,
+    Collected,
+    Counting,
+    Opened,
+    Seen,
+    Switch,
+    Window,
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Matched:
-    """An event that concerns the key: it `opens`, it is `expected`, or both."""
+def step(condition: Condition, window: Window | None, fact: Fact) -> tuple[Window | None, Effects]:
+    """Advance one key by one fact. None is a key of which nothing is remembered.
 
-    event: Event
-    opens: bool
-    expected: bool
-
-
-Fact = Matched
-
-
-@dataclass(frozen=True, slots=True)
-class Fire:
-    """The condition is met. `counted` are the newest EVENTS_KEPT_MAX, oldest first."""
-
-    event: Event
-    counted: tuple[Seen, ...]
-    after: Seen | None
-
-
-Effect = Fire
-
-
-def step(
-    condition: Condition, window: Window | None, fact: Fact
-) -> tuple[Window | None, tuple[Effect, ...]]:
-    """Advance one key by one fact. None is a key of which nothing is remembered."""
-    match condition:
-        case Reactive(after=None):
-            counting = window if isinstance(window, Counting) else None
-            return _count(condition, counting, fact.event)
-        case Reactive():
-            opened = window if isinstance(window, Opened) else None
-            return _after_then_expect(condition, opened, fact)
+    Before an event, every deadline that is earlier than its evaluation must have been decided.
+    """
+    match condition, fact:
+        case (Reactive() | Proactive(), Matched()) if condition.selection.after is not None:
+            opened = window if isinstance(window, AfterWindow) else None
+            return opening.take(condition, opened, fact)
+        case Reactive(), Matched():
+            return counting.count(condition, window if isinstance(window, Counting) else None, fact)
+        case Proactive(), Matched():
+            switch = window if isinstance(window, Switch) else None
+            return silence.take(condition, switch, fact), ()
+        case Proactive(), Tick() if isinstance(window, AfterWindow):
+            return opening.decide(condition, window, fact)
+        case Proactive(), Tick() if isinstance(window, Switch):
+            return silence.decide(condition, window, fact)
+        case Proactive(), Began() if condition.begins_by_itself:
+            return silence.begin(window if isinstance(window, Switch) else None, fact), ()
+        case (Compound() | Sequential(), ChildrenFired()):
+            collected = window if isinstance(window, Collected) else None
+            return composites.collect(condition, collected, fact)
         case _:
-            assert_never(condition)
+            return window, ()
+
+
+def deadline_of(condition: Condition, window: Window | None) -> datetime | None:
+    """When an absence has to be decided, if nothing more comes."""
+    match condition, window:
+        case Proactive(), AfterWindow(opened=opened):
+            return None if opened is None else opened.decided_at
+        case Proactive(), Switch():
+            return silence.decided_at(condition, window)
+        case _:
+            return None
 
 
 def forgotten_at(
-    window: Window, *, within: timedelta, touched_at: datetime, retention: timedelta
+    condition: Condition, window: Window, *, touched_at: datetime, retention: timedelta
 ) -> datetime:
-    """From when on the window can no longer change what fires, or has been kept long enough.
+    """From when on a key has been kept long enough.
 
-    Events may arrive later than they happened, so a window is kept ARRIVAL_LAG_MAX past its end.
+    What is over is kept as long as a late event may reasonably come: it must not open the key anew
+    or be counted twice. What only waits for an `after` event under way is kept no longer than that.
     """
+    ended_for = min(ENDED_WINDOWS_KEPT, retention)
     match window:
-        case Opened(ends_at=ends_at):
-            if ends_at is None:
-                return touched_at + retention
-            return max(touched_at, ends_at) + ARRIVAL_LAG_MAX
-        case Counting():
-            return touched_at + (within + ARRIVAL_LAG_MAX if within else retention)
+        case AfterWindow(opened=None, closed_at=None):
+            return touched_at + LATENESS_MAX + HELD_FOR_MAX
+        case AfterWindow(opened=None):
+            return touched_at + ended_for
+        case AfterWindow(opened=Opened(ends_at=datetime() as ends_at)):
+            return max(ends_at, touched_at) + ended_for
+        case Counting() if condition.within:
+            return touched_at + condition.within + ended_for
+        case AfterWindow() | Counting() | Switch() | Collected():
+            return touched_at + retention
         case _:
             assert_never(window)
 
 
-def _after_then_expect(
-    condition: Reactive, window: Opened | None, fact: Matched
-) -> tuple[Opened | None, tuple[Effect, ...]]:
-    at = fact.event.at
-    is_open = window is not None and (window.ends_at is None or at < window.ends_at)
-    if window is not None and is_open and fact.expected and at >= window.opener.at:
-        return _count_open(condition, window, fact.event)
-    if not fact.opens:
-        return window, ()
-    ends_at = at + condition.within if condition.within else None
-    opener = Seen(id=fact.event.id, at=at, event=fact.event)
-    if window is None or not is_open:
-        return Opened(opener=opener, ends_at=ends_at, count=0, counted=()), ()
-    return _open_again(window, opener=opener, ends_at=ends_at), ()
+class KeyState(StrEnum):
+    """What a key is waiting for, as it is shown."""
+
+    OPEN = "open"
+    """Opened by an `after` event, or some of what is needed has come."""
+    QUIET = "quiet"
+    """It has fired, and ignores events until its quiet time is over."""
+    WATCHING = "watching"
+    """A dead man's switch that hears what it expects."""
+    SILENT = "silent"
+    """A dead man's switch after its alarm, until enough comes again."""
+    CLOSED = "closed"
+    """Nothing is open; only what closed it is remembered."""
 
 
-def _count_open(
-    condition: Reactive, window: Opened, event: Event
-) -> tuple[Opened | None, tuple[Effect, ...]]:
-    counted = (*window.counted, Seen(id=event.id, at=event.at, event=event))[-EVENTS_KEPT_MAX:]
-    if window.count + 1 >= condition.threshold:
-        return None, (Fire(event=event, counted=counted, after=window.opener),)
-    return replace(window, count=window.count + 1, counted=counted), ()
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A window as it is shown. `deadline_at`: when it ends, or when an absence is decided."""
+
+    state: KeyState
+    started_at: datetime | None
+    deadline_at: datetime | None
+    count: int
+    needed: int
+    after: Seen | None
+    counted: tuple[Seen, ...]
 
 
-def _open_again(window: Opened, *, opener: Seen, ends_at: datetime | None) -> Opened:
-    """Another `after` event moves the end, keeps the count. An older one never shortens it."""
-    if ends_at is not None and window.ends_at is not None:
-        if ends_at <= window.opener.at:
-            return window
-        ends_at = max(ends_at, window.ends_at)
-    earliest = opener if opener.at < window.opener.at else window.opener
-    return replace(window, opener=earliest, ends_at=ends_at)
+def describe(condition: Condition, window: Window) -> Described:
+    """What is open for a key, in the same words for every kind of condition."""
+    needed = _needed(condition)
+    match window:
+        case AfterWindow(opened=None):
+            return Described(KeyState.CLOSED, None, None, 0, needed, None, ())
+        case AfterWindow(opened=opened):
+            assert opened is not None
+            return Described(
+                state=KeyState.OPEN,
+                started_at=opened.opener.at,
+                deadline_at=opened.decided_at or opened.ends_at,
+                count=len(opened.counted),
+                needed=needed,
+                after=opened.opener,
+                counted=opened.counted,
+            )
+        case Counting(counted=(), quiet_until=until):
+            state = KeyState.CLOSED if until is None else KeyState.QUIET
+            began_at = until and until - (condition.within or timedelta(0))
+            return Described(state, began_at, until, 0, needed, None, ())
+        case Counting(counted=counted):
+            within = condition.within
+            return Described(
+                state=KeyState.OPEN,
+                started_at=counted[0].at,
+                deadline_at=counted[-1].at + within if within else None,
+                count=len(counted),
+                needed=needed,
+                after=None,
+                counted=counted,
+            )
+        case Switch():
+            return Described(
+                state=KeyState.SILENT if window.silent_since else KeyState.WATCHING,
+                started_at=window.base_at,
+                deadline_at=deadline_of(condition, window),
+                count=len(window.newest),
+                needed=needed,
+                after=None,
+                counted=window.newest,
+            )
+        case Collected(firings=firings):
+            return Described(
+                state=KeyState.OPEN if firings else KeyState.CLOSED,
+                started_at=firings[0].at if firings else None,
+                deadline_at=firings[-1].at + condition.within
+                if firings and condition.within
+                else None,
+                count=len({firing.child for firing in firings}),
+                needed=needed,
+                after=None,
+                counted=tuple(firing.event for firing in firings if firing.event is not None),
+            )
+        case _:
+            assert_never(window)
 
 
-def _count(
-    condition: Reactive, window: Counting | None, event: Event
-) -> tuple[Counting | None, tuple[Effect, ...]]:
-    window = window or Counting(count=0, counted=(), quiet_until=None)
-    if condition.within:
-        return _count_span(condition, window, event)
-    counted = (*window.counted, Seen(id=event.id, at=event.at, event=event))[-EVENTS_KEPT_MAX:]
-    if window.count + 1 >= condition.threshold:
-        return None, (Fire(event=event, counted=counted, after=None),)
-    return Counting(count=window.count + 1, counted=counted, quiet_until=None), ()
-
-
-def _count_span(
-    condition: Reactive, window: Counting, event: Event
-) -> tuple[Counting | None, tuple[Effect, ...]]:
-    """Fire when `threshold` events lie inside a span shorter than `within`: it slides."""
-    if window.quiet_until is not None and event.at < window.quiet_until:
-        return window, ()
-    seen = list(window.counted)
-    insort(seen, Seen(id=event.id, at=event.at, event=event), key=attrgetter("at"))
-    first = _first_span(seen, threshold=condition.threshold, within=condition.within)
-    if first is None:
-        horizon = seen[-1].at - condition.within
-        kept = tuple(one for one in seen if one.at >= horizon)
-        return Counting(count=len(kept), counted=kept, quiet_until=window.quiet_until), ()
-    spent = seen[first : first + condition.threshold]
-    quiet_until = spent[0].at + condition.within
-    kept = tuple(one for one in seen[first + condition.threshold :] if one.at >= quiet_until)
-    fire = Fire(event=event, counted=tuple(spent[-EVENTS_KEPT_MAX:]), after=None)
-    return Counting(count=len(kept), counted=kept, quiet_until=quiet_until), (fire,)
-
-
-def _first_span(seen: list[Seen], *, threshold: int, within: timedelta) -> int | None:
-    """The index of the earliest of `threshold` events in a row that span less than `within`."""
-    for first in range(len(seen) - threshold + 1):
-        if seen[first + threshold - 1].at - seen[first].at < within:
-            return first
-    return None
+def _needed(condition: Condition) -> int:
+    match condition:
+        case Reactive() | Proactive():
+            return condition.threshold
+        case Compound():
+            return condition.require
+        case Sequential():
+            return len(condition.children)
+        case _:
+            assert_never(condition)

@@ -8,14 +8,16 @@ from uuid import UUID
 from upshot.core.events import RESOURCE_ID, Event
 from upshot.core.limits import NAMES_RESOLVED_MAX
 from upshot.core.patterns import Pattern
-from upshot.core.triggers import Trigger
+from upshot.core.triggers import Node, Selection, Trigger
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A trigger whose name patterns fit: the event may open it, be expected by it, or both."""
+    """A trigger's leaf whose name patterns fit: the event may open it, be expected, or both."""
 
     trigger: Trigger
+    node: Node
+    selection: Selection
     opens: bool
     expected: bool
 
@@ -33,6 +35,7 @@ class TriggerIndex:
 
     def __init__(self, triggers: Iterable[Trigger] = ()) -> None:
         self._triggers: dict[UUID, Trigger] = {}
+        self._numbers: dict[int, Trigger] = {}
         self._exact: dict[str, dict[UUID, Trigger]] = defaultdict(dict)
         self._prefix: dict[str, dict[UUID, Trigger]] = defaultdict(dict)
         self._rest: dict[UUID, Trigger] = {}
@@ -46,10 +49,14 @@ class TriggerIndex:
     def __len__(self) -> int:
         return len(self._triggers)
 
+    def of_number(self, number: int) -> Trigger | None:
+        return self._numbers.get(number)
+
     def put(self, trigger: Trigger) -> None:
         """Add the trigger, in place of an earlier version of it."""
         self.remove(trigger.id)
         self._triggers[trigger.id] = trigger
+        self._numbers[trigger.number] = trigger
         for bucket in self._buckets(trigger):
             bucket[trigger.id] = trigger
         self._resolved.clear()
@@ -58,6 +65,7 @@ class TriggerIndex:
         trigger = self._triggers.pop(trigger_id, None)
         if trigger is None:
             return
+        del self._numbers[trigger.number]
         for bucket in self._buckets(trigger):
             bucket.pop(trigger_id, None)
         self._resolved.clear()
@@ -81,21 +89,28 @@ class TriggerIndex:
             self._resolved.clear()
         resolved = self._resolved[name] = _Resolved()
         for trigger in self._named(name).values():
-            condition = trigger.condition
-            candidate = Candidate(
-                trigger=trigger,
-                opens=condition.after is not None and condition.after.matches_name(name),
-                expected=condition.expect.matches_name(name),
-            )
-            if not (candidate.opens or candidate.expected):
-                continue
-            resource_ids = condition.match.literal_resource_ids
-            if resource_ids is None:
-                resolved.of_any_resource.append(candidate)
-            else:
-                for resource_id in dict.fromkeys(resource_ids):
-                    resolved.of_resource[resource_id].append(candidate)
+            for node, condition in trigger.leaves:
+                self._resolve_leaf(resolved, name, trigger, node, condition.selection)
         return resolved
+
+    def _resolve_leaf(
+        self, resolved: _Resolved, name: str, trigger: Trigger, node: Node, selection: Selection
+    ) -> None:
+        candidate = Candidate(
+            trigger=trigger,
+            node=node,
+            selection=selection,
+            opens=selection.after is not None and selection.after.matches_name(name),
+            expected=selection.expect.matches_name(name),
+        )
+        if not (candidate.opens or candidate.expected):
+            return
+        resource_ids = selection.match.literal_resource_ids
+        if resource_ids is None:
+            resolved.of_any_resource.append(candidate)
+        else:
+            for resource_id in dict.fromkeys(resource_ids):
+                resolved.of_resource[resource_id].append(candidate)
 
     def _named(self, name: str) -> dict[UUID, Trigger]:
         named = dict(self._rest)
@@ -105,14 +120,14 @@ class TriggerIndex:
         return named
 
     def _buckets(self, trigger: Trigger) -> Iterator[dict[UUID, Trigger]]:
-        condition = trigger.condition
-        for patterns in (condition.expect, condition.after):
-            if patterns is None:
-                continue
-            if not patterns.positive:
-                yield self._rest
-            for pattern in patterns.positive:
-                yield self._bucket(pattern)
+        for _, condition in trigger.leaves:
+            for patterns in (condition.selection.expect, condition.selection.after):
+                if patterns is None:
+                    continue
+                if not patterns.positive:
+                    yield self._rest
+                for pattern in patterns.positive:
+                    yield self._bucket(pattern)
 
     def _bucket(self, pattern: Pattern) -> dict[UUID, Trigger]:
         if pattern.is_literal:

@@ -1,9 +1,9 @@
 """The trigger language: what a client may write, checked and brought into one form."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, Self
 from uuid import UUID
 
 from pydantic import (
@@ -12,11 +12,15 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     PlainSerializer,
     StringConstraints,
     TypeAdapter,
     WithJsonSchema,
+    field_validator,
+    model_validator,
 )
+from pydantic_core import core_schema
 
 from upshot.core.events import long_form
 from upshot.core.keys import parse_key_part, part_name
@@ -27,17 +31,32 @@ from upshot.core.limits import (
     LABEL_NAME_CHARS_MAX,
     LABEL_VALUE_CHARS_MAX,
     LABELS_MAX,
+    LATENESS_DEFAULT,
+    LATENESS_MAX,
     NAME_CHARS_MAX,
+    NODES_DEEP_MAX,
+    NODES_MAX,
     PATTERNS_MAX,
+    PROACTIVE_WITHIN_DEFAULT,
     RELATED_MAX,
     TAGS_MAX,
     TEXT_CHARS_MAX,
     THRESHOLD_MAX,
+    WHERE_CHARS_MAX,
 )
 from upshot.core.matching import parse_label_match
 from upshot.core.patterns import parse_patterns
 from upshot.core.templates import compile_parameters
-from upshot.core.triggers import Reactive, Trigger
+from upshot.core.triggers import (
+    Compound,
+    Proactive,
+    Reactive,
+    Selection,
+    Sequential,
+    Trigger,
+)
+from upshot.core.triggers import EventCondition as EventCompiled
+from upshot.core.where import compile_where
 
 _timedelta: TypeAdapter[timedelta] = TypeAdapter(timedelta)
 
@@ -146,10 +165,28 @@ KeyPartText = Annotated[
 ]
 
 
+def _where(text: str) -> str:
+    compile_where(text)
+    return text
+
+
+WhereText = Annotated[
+    str, Storable, Field(min_length=1, max_length=WHERE_CHARS_MAX), AfterValidator(_where)
+]
+
+
 def _all_different(parts: list[str]) -> list[str]:
     if len(set(parts)) != len(parts):
         raise ValueError("names the same value twice")
     return parts
+
+
+ForEach = Annotated[
+    list[KeyPartText],
+    BeforeValidator(_listed),
+    AfterValidator(_all_different),
+    Field(max_length=FOR_EACH_MAX),
+]
 
 
 class Strict(BaseModel):
@@ -172,13 +209,10 @@ class EventCondition(Strict):
         description="Patterns of the event names that open a key. Empty: nothing has to.",
         examples=[["order.created"]],
     )
-    for_each: Annotated[
-        list[KeyPartText], BeforeValidator(_listed), AfterValidator(_all_different)
-    ] = Field(
+    for_each: ForEach = Field(
         default=[],
-        max_length=FOR_EACH_MAX,
         description="What keeps one key from another: a label, `related:<role>:<label>` or "
-        "`payload.<path>`.",
+        "`payload.<path>`. A child of a composite has the composite's, unless it names its own.",
         examples=[["prefect.resource.id"]],
     )
     match: LabelPatterns = Field(
@@ -187,35 +221,214 @@ class EventCondition(Strict):
     match_related: LabelPatterns | Annotated[list[LabelPatterns], Field(max_length=RELATED_MAX)] = (
         Field(default={}, description="The same for related resources; a list must hold in full.")
     )
-    posture: Literal["Reactive"] = Field(default="Reactive", description="Fires on what happened.")
+    where: WhereText | None = Field(
+        default=None,
+        description="A CEL expression over `event` that must hold.",
+        examples=["event.payload.total > 100"],
+    )
+    posture: Literal["Reactive", "Proactive"] = Field(
+        default="Reactive",
+        description="`Reactive` fires on what happened, `Proactive` on what did not.",
+    )
     threshold: int = Field(
         default=1, ge=1, le=THRESHOLD_MAX, strict=True, description="How many expected events."
     )
     within: Duration = Field(
-        default=timedelta(0), description="The window's length; 0 is no limit of time."
+        default=timedelta(0),
+        validate_default=True,
+        description="The window's length; 0 is no limit of time. Proactive: 10 s, and never 0.",
+    )
+    lateness: Duration = Field(
+        default=LATENESS_DEFAULT,
+        description="How far arrival may lag behind occurrence without changing the outcome; "
+        "at most 15 minutes.",
+    )
+    repeat: bool | None = Field(
+        default=None,
+        strict=True,
+        description="Proactive without `after`: fire again every `within` while the silence lasts. "
+        "By default without `for_each`, not with it.",
     )
 
-    def compiled(self) -> Reactive:
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults_of_posture(cls, written: Any) -> Any:
+        if not isinstance(written, dict):
+            return written
+        written = {**written}
+        if written.get("within") is None:
+            written.pop("within", None)
+            if written.get("posture") == "Proactive":
+                written["within"] = PROACTIVE_WITHIN_DEFAULT
+        if written.get("lateness", 0) is None:
+            del written["lateness"]
+        return written
+
+    @field_validator("lateness")
+    @classmethod
+    def _bounded(cls, lateness: timedelta) -> timedelta:
+        if lateness > LATENESS_MAX:
+            raise ValueError(f"must be at most {int(LATENESS_MAX.total_seconds())} seconds")
+        return lateness
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.posture == "Proactive" and not self.within:
+            raise ValueError(
+                "within must be more than 0 for a Proactive trigger: it says how long to wait "
+                "before something is missed"
+            )
+        if self.repeat is not None and self.posture == "Reactive":
+            raise ValueError("repeat is for Proactive triggers; leave it out")
+        if self.repeat is not None and self.after:
+            raise ValueError("repeat cannot go with after: each after event is missed once")
+        return self
+
+    def compiled(self, inherited: Sequence[str] = ()) -> EventCompiled:
+        """`inherited`: the `for_each` of the composite that it is a child of."""
         related = [self.match_related] if isinstance(self.match_related, dict) else (
             self.match_related
         )  # fmt: skip
-        return Reactive(
+        selection = Selection(
             expect=parse_patterns(self.expect or ["*"]),
             after=parse_patterns(self.after) if self.after else None,
             match=parse_label_match(self.match),
             match_related=tuple(map(parse_label_match, related)),
-            for_each=tuple(map(parse_key_part, self.for_each)),
+            where=None if self.where is None else compile_where(self.where),
+            for_each=tuple(map(parse_key_part, self.for_each or inherited)),
+        )
+        if self.posture == "Reactive":
+            return Reactive(
+                selection=selection,
+                threshold=self.threshold,
+                within=self.within,
+                lateness=self.lateness,
+            )
+        repeats_by_default = not self.after and not selection.for_each
+        return Proactive(
+            selection=selection,
             threshold=self.threshold,
             within=self.within,
+            lateness=self.lateness,
+            repeat=repeats_by_default if self.repeat is None else self.repeat,
         )
 
-    def same_as(self, other: "EventCondition") -> bool:
-        """Whether both mean the same; the order of patterns means nothing, that of keys does."""
-        return _canonical(self) == _canonical(other)
+    def canonical(self) -> dict[str, Any]:
+        """What it means, whatever the order of its patterns."""
+        written = self.model_dump(include=set(EventCondition.model_fields))
+        related = written["match_related"]
+        return {
+            **written,
+            "expect": sorted(set(written["expect"] or ["*"])),
+            "after": sorted(set(written["after"])),
+            "match": _canonical_labels(written["match"]),
+            "match_related": sorted(
+                map(_canonical_labels, [related] if isinstance(related, dict) else related),
+                key=str,
+            ),
+        }
 
 
-class EventTrigger(EventCondition):
-    """A trigger as a client writes it."""
+class _CompositeCondition(Strict):
+    triggers: Annotated[list["ChildCondition"], Field(min_length=1, max_length=NODES_MAX)] = Field(
+        description="The children: event triggers or composites, without name and deployment."
+    )
+    within: Duration | None = Field(
+        default=None, description="How far apart their firings may be; null is no limit of time."
+    )
+    for_each: ForEach = Field(
+        default=[],
+        description="What keeps one key from another. Empty: its children's keys are not told "
+        "apart.",
+    )
+
+    def canonical(self) -> dict[str, Any]:
+        """What it means, whatever the order of its patterns."""
+        mine = self.model_dump(include=set(type(self).model_fields) & _COMPOSITE_FIELDS)
+        children = [child.canonical() for child in self.triggers]
+        return {**mine, "within": self.within or timedelta(0), "triggers": children}
+
+
+class CompoundCondition(_CompositeCondition):
+    """When a compound trigger fires."""
+
+    type: Literal["compound"]
+    require: Literal["any", "all"] | Annotated[int, Field(ge=1, strict=True)] = Field(
+        default="all", description="How many different children must have fired."
+    )
+
+    @model_validator(mode="after")
+    def _requires_what_there_is(self) -> Self:
+        if isinstance(self.require, int) and self.require > len(self.triggers):
+            raise ValueError(
+                f"require asks for {self.require} children, and there are {len(self.triggers)}"
+            )
+        return self
+
+    def compiled(self, inherited: Sequence[str] = ()) -> Compound:
+        for_each = self.for_each or inherited
+        require = {"any": 1, "all": len(self.triggers)}.get(str(self.require), self.require)
+        return Compound(
+            children=tuple(child.compiled(for_each) for child in self.triggers),
+            require=int(require),
+            within=self.within or timedelta(0),
+            for_each=tuple(map(parse_key_part, for_each)),
+        )
+
+
+class SequenceCondition(_CompositeCondition):
+    """When a sequence trigger fires."""
+
+    type: Literal["sequence"]
+
+    def compiled(self, inherited: Sequence[str] = ()) -> Sequential:
+        for_each = self.for_each or inherited
+        return Sequential(
+            children=tuple(child.compiled(for_each) for child in self.triggers),
+            within=self.within or timedelta(0),
+            for_each=tuple(map(parse_key_part, for_each)),
+        )
+
+
+def _type_of(written: Any) -> str:
+    """The kind of a condition; an event trigger where nothing else is said."""
+    kind = written.get("type") if isinstance(written, dict) else getattr(written, "type", None)
+    return "event" if kind is None else str(kind)
+
+
+class _ByType:
+    """Tells the kinds of a trigger apart by `type`, where `models` gives a model for each."""
+
+    def __init__(self, models: Callable[[], Mapping[str, type[BaseModel]]]) -> None:
+        self._models = models
+
+    def __get_pydantic_core_schema__(
+        self, _source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.tagged_union_schema(
+            {kind: handler.generate_schema(model) for kind, model in self._models().items()},
+            discriminator=_type_of,
+            custom_error_type="unknown_type",
+            custom_error_message="type must be 'event', 'compound' or 'sequence'",
+        )
+
+
+AnyCondition = EventCondition | CompoundCondition | SequenceCondition
+ChildCondition = Annotated[
+    AnyCondition,
+    _ByType(
+        lambda: {
+            "event": EventCondition,
+            "compound": CompoundCondition,
+            "sequence": SequenceCondition,
+        }
+    ),
+]
+_COMPOSITE_FIELDS: Final = {"type", "require", "within", "for_each"}
+
+
+class _Registered(Strict):
+    """What a trigger has beside its condition."""
 
     name: Name | None = Field(default=None, description="The trigger's name.")
     deployment: Name = Field(description="The deployment to run.", examples=["post-order-complete"])
@@ -231,9 +444,103 @@ class EventTrigger(EventCondition):
     description: Text = ""
     tags: Tags = []
 
-    def condition(self) -> EventCondition:
-        fields = EventCondition.model_fields
-        return EventCondition.model_construct(**{name: getattr(self, name) for name in fields})
+
+class EventTrigger(EventCondition, _Registered):
+    """An event trigger as a client writes it."""
+
+
+class _CompositeTrigger(_CompositeCondition, _Registered):
+    @model_validator(mode="after")
+    def _tree_is_sound(self) -> Self:
+        problem = _tree_problem(self.triggers, self.for_each)
+        if problem:
+            raise ValueError(problem)
+        return self
+
+
+class CompoundTrigger(_CompositeTrigger, CompoundCondition):
+    """A compound trigger as a client writes it: so many of its children have fired."""
+
+
+class SequenceTrigger(_CompositeTrigger, SequenceCondition):
+    """A sequence trigger as a client writes it: its children have fired in this order."""
+
+
+AnyTrigger = EventTrigger | CompoundTrigger | SequenceTrigger
+
+TriggerWritten = Annotated[
+    AnyTrigger,
+    _ByType(
+        lambda: {"event": EventTrigger, "compound": CompoundTrigger, "sequence": SequenceTrigger}
+    ),
+]
+"""A trigger of any kind, told apart by its `type`."""
+
+TRIGGER_FIELDS: Final = tuple(
+    {
+        **EventTrigger.model_fields,
+        **CompoundTrigger.model_fields,
+        **SequenceTrigger.model_fields,
+    }
+)
+"""The fields of any trigger: what a misspelt one may have meant."""
+
+_trigger_adapter: TypeAdapter[AnyTrigger] = TypeAdapter(TriggerWritten)
+
+
+def read_trigger(document: Mapping[str, Any]) -> AnyTrigger:
+    """A trigger of any kind, checked but for its templates.
+
+    Raises:
+        pydantic.ValidationError: the document breaks a rule of the language.
+    """
+    return _trigger_adapter.validate_python(document)
+
+
+def same_condition(one: AnyCondition, other: AnyCondition) -> bool:
+    """Whether both mean the same; the order of patterns means nothing, that of keys does."""
+    return one.canonical() == other.canonical()
+
+
+def loc_without_kinds(loc: Sequence[str | int]) -> tuple[str | int, ...]:
+    """Where a problem is, in what the client wrote: pydantic names the kind of trigger too."""
+    kinds = ("event", "compound", "sequence")
+    return tuple(
+        step
+        for place, step in enumerate(loc)
+        if step not in kinds
+        or not (
+            place == 0
+            or (place == 1 and loc[0] == "body")
+            or (isinstance(loc[place - 1], int) and place > 1 and loc[place - 2] == "triggers")
+        )
+    )
+
+
+def _tree_problem(children: Sequence[AnyCondition], for_each: Sequence[str]) -> str | None:
+    """What is wrong with the tree as a whole: its size, its depth, keys that do not line up."""
+    nodes = 0
+    ahead: list[tuple[AnyCondition, Sequence[str], int, str]] = [
+        (child, for_each, 1, f"triggers.{place}") for place, child in enumerate(children)
+    ]
+    while ahead:
+        child, inherited, depth, where = ahead.pop()
+        nodes += 1
+        if depth > NODES_DEEP_MAX:
+            return f"{where} is nested {depth} levels deep; at most {NODES_DEEP_MAX} are possible"
+        if inherited and child.for_each and len(child.for_each) != len(inherited):
+            return (
+                f"{where}.for_each has {len(child.for_each)} parts and the composite's has "
+                f"{len(inherited)}; the values line up by position, so give as many"
+            )
+        if not isinstance(child, EventCondition):
+            ahead += [
+                (grandchild, child.for_each or inherited, depth + 1, f"{where}.triggers.{place}")
+                for place, grandchild in enumerate(child.triggers)
+            ]
+    if nodes > NODES_MAX:
+        return f"there are {nodes} triggers in all; at most {NODES_MAX} fit"
+    return None
 
 
 def compile_trigger(
@@ -244,7 +551,7 @@ def compile_trigger(
     Raises:
         pydantic.ValidationError, Invalid: the document breaks a rule of the language.
     """
-    written = EventTrigger.model_validate(document)
+    written = read_trigger(document)
     parameters = compile_parameters(written.parameters)
     return Trigger(
         id=trigger_id,
@@ -258,20 +565,6 @@ def compile_trigger(
         keeps_after="after" in parameters.names,
         keeps_events="events" in parameters.names,
     )
-
-
-def _canonical(condition: EventCondition) -> dict[str, Any]:
-    written = condition.model_dump(include=set(EventCondition.model_fields))
-    related = written["match_related"]
-    return {
-        **written,
-        "expect": sorted(set(written["expect"] or ["*"])),
-        "after": sorted(set(written["after"])),
-        "match": _canonical_labels(written["match"]),
-        "match_related": sorted(
-            map(_canonical_labels, [related] if isinstance(related, dict) else related), key=str
-        ),
-    }
 
 
 def _canonical_labels(labels: dict[str, str | list[str]]) -> list[tuple[str, list[str]]]:

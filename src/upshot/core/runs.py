@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from upshot.core.evaluation import Fire
+from upshot.core.facts import Fire
 from upshot.core.keys import Key
 from upshot.core.triggers import Trigger
 from upshot.core.uuids import uuid_of
@@ -29,27 +29,28 @@ class RunState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Firing:
-    """A trigger fired for a key. `at` is when the event that fired it was received."""
+    """A trigger fired for a key.
+
+    `at` is the clock then: when the event that fired it was received, or a deadline decided.
+    `cause` says which event or deadline that was.
+    """
 
     trigger: Trigger
     key: Key
     fire: Fire
     at: datetime
+    cause: tuple[str, ...]
 
     @property
     def run_id(self) -> UUID:
+        trigger = self.trigger
         return run_id_of(
-            "firing",
-            self.trigger.id.hex,
-            str(self.trigger.version),
-            *self.key,
-            self.fire.event.id.hex,
-            "0",
+            "firing", trigger.id.hex, str(trigger.version), *self.key, *self.cause, "0"
         )
 
     @property
     def labels(self) -> dict[str, str]:
-        return self.trigger.condition.labels_of(self.key)
+        return self.trigger.labels_of(self.key)
 
 
 def run_id_of(*parts: str) -> UUID:

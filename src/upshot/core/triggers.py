@@ -1,47 +1,134 @@
 """A trigger as the evaluator uses it: a condition, and what to run when it is met."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from uuid import UUID
 
-from upshot.core.events import Event
+from upshot.core.events import OWN_EVENT_PREFIX, Event
 from upshot.core.keys import Key, KeyPart, key_of, part_name
 from upshot.core.matching import LabelMatch, related_hold
 from upshot.core.patterns import Patterns
+from upshot.core.where import Where
 
 
 @dataclass(frozen=True, slots=True)
-class Reactive:
-    """Fires when `threshold` expected events have come, each key for itself.
+class Selection:
+    """Which events concern an event trigger, and what keeps one key from another.
 
-    `after` None: no event opens the key. `within` zero: there is no limit of time.
+    `after` None: no event opens the key.
     """
 
     expect: Patterns
     after: Patterns | None
     match: LabelMatch
     match_related: tuple[LabelMatch, ...]
+    where: Where | None
     for_each: tuple[KeyPart, ...]
-    threshold: int
-    within: timedelta
 
     def concerns(self, event: Event) -> bool:
-        """Whether all but the name fits: labels, related resources."""
-        return self.match.holds(event.resource) and related_hold(self.match_related, event.related)
+        """Whether all but the name fits: labels, related resources, `where`."""
+        return (
+            self.match.holds(event.resource)
+            and related_hold(self.match_related, event.related)
+            and (self.where is None or self.where.holds(event))
+        )
 
     def key_of(self, event: Event) -> Key | None:
         return key_of(event, self.for_each)
 
-    def labels_of(self, key: Key) -> dict[str, str]:
-        """The key as an object, label to value, as templates and runners see it."""
-        return dict(zip(map(part_name, self.for_each), key, strict=True))
+    @property
+    def names_own_events(self) -> bool:
+        """Whether it asks for Upshot's own events, which carry how deep a chain of runs is."""
+        return any(
+            pattern.text.startswith(OWN_EVENT_PREFIX)
+            for patterns in (self.expect, self.after)
+            if patterns is not None
+            for pattern in patterns.positive
+        )
 
 
-Condition = Reactive
+@dataclass(frozen=True, slots=True)
+class Reactive:
+    """Fires when `threshold` expected events have come. `within` zero: no limit of time."""
+
+    selection: Selection
+    threshold: int
+    within: timedelta
+    lateness: timedelta
+
+    @property
+    def for_each(self) -> tuple[KeyPart, ...]:
+        return self.selection.for_each
+
+
+@dataclass(frozen=True, slots=True)
+class Proactive:
+    """Fires when fewer than `threshold` expected events have come by the end of `within`."""
+
+    selection: Selection
+    threshold: int
+    within: timedelta
+    lateness: timedelta
+    repeat: bool
+
+    @property
+    def for_each(self) -> tuple[KeyPart, ...]:
+        return self.selection.for_each
+
+    @property
+    def begins_by_itself(self) -> bool:
+        """Whether the silence is counted from the trigger's making: no event is needed."""
+        return self.selection.after is None and not self.selection.for_each
+
+
+@dataclass(frozen=True, slots=True)
+class Compound:
+    """Fires when `require` different children have, `within` of each other (zero: whenever)."""
+
+    children: tuple["Condition", ...]
+    require: int
+    within: timedelta
+    for_each: tuple[KeyPart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sequential:
+    """Fires when the children have, in their order, all `within` so long (zero: however long)."""
+
+    children: tuple["Condition", ...]
+    within: timedelta
+    for_each: tuple[KeyPart, ...]
+
+
+EventCondition = Reactive | Proactive
+"""A condition on events themselves: a leaf of the tree."""
+
+Composite = Compound | Sequential
+"""A condition on the firings of its children."""
+
+Condition = EventCondition | Composite
 """What a trigger waits for; the evaluator's cases are closed over this union."""
 
 
 @dataclass(frozen=True, slots=True)
+class Node:
+    """A condition in its place in a trigger's tree. `number` counts in preorder; 0 is the root."""
+
+    number: int
+    condition: Condition
+    parent: int | None
+    path: tuple[int, ...]
+    """Which child to take at each step from the root down to here."""
+
+    @property
+    def child(self) -> int:
+        """Which of its parent's children it is."""
+        return self.path[-1]
+
+
+@dataclass(frozen=True)
 class Trigger:
     """A registered trigger at one version. `number` stands for `id` in narrow rows."""
 
@@ -57,3 +144,37 @@ class Trigger:
     keeps_after: bool
     keeps_events: bool
     """Whether the templates reach the opening event, or those counted: kept with the key then."""
+    nodes: tuple[Node, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "nodes", tuple(_numbered(self.condition)))
+
+    @cached_property
+    def leaves(self) -> tuple[tuple[Node, EventCondition], ...]:
+        return tuple(
+            (node, node.condition)
+            for node in self.nodes
+            if isinstance(node.condition, Reactive | Proactive)
+        )
+
+    def labels_of(self, key: Key) -> dict[str, str]:
+        """The key as an object, label to value, as templates and runners see it."""
+        return labels_of(self.condition, key)
+
+
+def labels_of(condition: Condition, key: Key) -> dict[str, str]:
+    return dict(zip(map(part_name, condition.for_each), key, strict=True))
+
+
+def _numbered(condition: Condition) -> Iterator[Node]:
+    """The tree in preorder, so that a child's number is above its parent's."""
+    number = 0
+    ahead: list[tuple[Condition, int | None, tuple[int, ...]]] = [(condition, None, ())]
+    while ahead:
+        here, parent, path = ahead.pop()
+        yield Node(number=number, condition=here, parent=parent, path=path)
+        if isinstance(here, Compound | Sequential):
+            ahead += [(child, number, (*path, place)) for place, child in enumerate(here.children)][
+                ::-1
+            ]
+        number += 1

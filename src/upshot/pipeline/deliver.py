@@ -60,7 +60,10 @@ class _Ended:
 
 
 class Deliverer:
-    """Turns of one transaction each: record what calls have ended, then claim what is due."""
+    """Turns of one transaction each: record what calls have ended, then claim what is due.
+
+    `on_ended` is called when a call has ended, `on_told` when the log was told of runs.
+    """
 
     def __init__(
         self,
@@ -68,11 +71,13 @@ class Deliverer:
         caller: Caller,
         renderers: Renderers,
         on_ended: Callable[[], None],
+        on_told: Callable[[], None] = lambda: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._caller = caller
         self._renderers = renderers
         self._on_ended = on_ended
+        self._on_told = on_told
         self._now = now
         self._in_flight: dict[UUID, _InFlight] = {}
         self._ended = _Ended()
@@ -102,6 +107,8 @@ class Deliverer:
             ATTEMPT_SECONDS.observe(outcome.duration)
             if outcome.state in ("completed", "failed"):
                 RUNS_FINISHED.labels(state=outcome.state).inc()
+        if any(outcome.state in ("completed", "failed") for outcome in ended.outcomes):
+            self._on_told()
         for run in claimed:
             task = asyncio.create_task(self._attempt(run))
             self._in_flight[run.lease] = _InFlight(run, self._now(), task)

@@ -5,18 +5,19 @@ from datetime import datetime
 
 import asyncpg
 
-from upshot.core.batch import SetAside
+from upshot.core.timeline import SetAside
 
 
 async def record(conn: asyncpg.Connection, set_aside: Sequence[SetAside]) -> None:
     """Keep what was set aside, to be shown with the event."""
+    told = [(one.event, one) for one in set_aside if one.event is not None]
     await conn.execute(
         "INSERT INTO evaluation_errors (event_id, trigger_id, trigger, error) "
         "SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[])",
-        [one.event.id for one in set_aside],
-        [one.trigger and one.trigger.id for one in set_aside],
-        [one.trigger and one.trigger.name for one in set_aside],
-        [one.reason.replace("\0", "\\0") for one in set_aside],
+        [event.id for event, _ in told],
+        [one.trigger and one.trigger.id for _, one in told],
+        [one.trigger and one.trigger.name for _, one in told],
+        [one.reason.replace("\0", "\\0") for _, one in told],
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -9,9 +10,9 @@ import asyncpg
 
 
 async def load(conn: asyncpg.Connection) -> list[asyncpg.Record]:
-    """Every trigger in force: `id`, `number`, `version`, `document` (JSON text)."""
+    """Every trigger in force: `id`, `number`, `version`, `since`, `document` (JSON text)."""
     rows: list[asyncpg.Record] = await conn.fetch(
-        "SELECT id, number, version, document FROM triggers_in_force ORDER BY number"
+        "SELECT id, number, version, since, document FROM triggers_in_force ORDER BY number"
     )
     return rows
 
@@ -23,19 +24,25 @@ async def put_if_newer(
     number: int,
     version: int,
     document: Mapping[str, Any],
-) -> bool:
-    """From here on this version is in force, unless a later one is already."""
-    status = await conn.execute(
-        "INSERT INTO triggers_in_force AS f (id, number, version, document) "
-        "VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO UPDATE "
-        "SET version = excluded.version, document = excluded.document "
-        "WHERE f.version < excluded.version",
+    at: datetime,
+) -> datetime | None:
+    """From `at` on this version is in force, unless a later one is already: then None.
+
+    Answers since when it has been enabled without a break: what it sees was received from then on.
+    """
+    since: datetime | None = await conn.fetchval(
+        "INSERT INTO triggers_in_force AS f (id, number, version, document, since) "
+        "VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO UPDATE "
+        "SET version = excluded.version, document = excluded.document, "
+        "since = CASE WHEN (f.document->>'enabled')::boolean THEN f.since ELSE excluded.since END "
+        "WHERE f.version < excluded.version RETURNING since",
         trigger_id,
         number,
         version,
         json.dumps(document),
+        at,
     )
-    return str(status) == "INSERT 0 1"
+    return since
 
 
 async def remove(conn: asyncpg.Connection, trigger_id: UUID) -> None:

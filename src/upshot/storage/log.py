@@ -1,6 +1,8 @@
 """The log: events appended in batches and read in the order of their commits."""
 
 import json
+import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,15 +14,19 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from upshot.core.errors import UpshotError
-from upshot.core.events import OWN_EVENT_PREFIX, RESOURCE_ID, RESOURCE_NAME, Event, Labels
-from upshot.core.intake import NewEvent
+from upshot.core.errors import Overloaded, UpshotError
+from upshot.core.events import RESOURCE_ID, RESOURCE_NAME, Event, Labels
+from upshot.core.intake import Ids, NewEvent
+from upshot.core.lifecycle import EndedRun, ended_event
 
 EVALUATE = "evaluate"
 """The evaluator's cursor."""
 
 EVALUATING = 0x7570_6576
 """The advisory lock of the evaluator at work: "upev"."""
+
+_CHANGES = ("upshot.trigger.", "upshot.key.")
+"""How the names of entries begin that change what the evaluator wants."""
 
 _COLUMNS = (
     "occurred_at", "id", "follows", "size", "name", "resource_id", "labels", "related", "payload",
@@ -70,6 +76,12 @@ class ClusterChanged(UpshotError):
     """The cursor belongs to another cluster: transaction ids mean nothing here."""
 
 
+class NoDay(Overloaded):
+    """The log has no partition for today yet. Nobody's row is at fault, and one will be made."""
+
+
+# Of the event loop's thread, the only one that appends.
+_new_id = Ids(random=os.urandom, clock=time.time_ns)
 _label_decoder = msgspec.json.Decoder(dict[str, str])
 _related_decoder = msgspec.json.Decoder(list[dict[str, str]])
 
@@ -96,18 +108,55 @@ async def append(conn: asyncpg.Connection, events: Iterable[NewEvent]) -> None:
     )
 
 
+async def append_ended(conn: asyncpg.Connection, runs: Iterable[EndedRun]) -> None:
+    """Tell of runs that have ended, in the transaction that ends them.
+
+    Raises:
+        NoDay: there is no partition for today. The transaction is void.
+    """
+    events = [ended_event(run, event_id=_new_id()) for run in runs]
+    if not events:
+        return
+    try:
+        await append(conn, events)
+    except asyncpg.CheckViolationError as error:
+        raise NoDay("The log has no partition for today yet.") from error
+
+
+async def append_one_ended(conn: AsyncConnection, run: EndedRun) -> None:
+    """Tell of a run that has ended, in the transaction that ends it."""
+    event = ended_event(run, event_id=_new_id())
+    await conn.execute(
+        text(
+            "INSERT INTO events "
+            "(occurred_at, id, size, name, resource_id, labels, related, payload) VALUES "
+            "(:occurred_at, :id, :size, :name, :resource_id, :labels, :related, :payload)"
+        ),
+        {
+            "occurred_at": event.occurred,
+            "id": event.id,
+            "size": event.size,
+            "name": event.name,
+            "resource_id": event.resource_id,
+            "labels": event.labels_json,
+            "related": event.related_json,
+            "payload": event.payload_json,
+        },
+    )
+
+
 async def append_own(
     conn: AsyncConnection, *, name: str, resource_id: str, resource_name: str, payload: Any
-) -> None:
-    """Append an event of Upshot's own, in the transaction of what it tells of."""
-    payload_json = json.dumps(payload)
+) -> UUID:
+    """Append an event of Upshot's own, in the transaction of what it tells of; answers its id."""
+    event_id, payload_json = uuid4(), json.dumps(payload)
     await conn.execute(
         text(
             "INSERT INTO events (occurred_at, id, size, name, resource_id, labels, payload) "
             "VALUES (now(), :id, :size, :name, :resource_id, :labels, :payload)"
         ),
         {
-            "id": uuid4(),
+            "id": event_id,
             "size": len(payload_json),
             "name": name,
             "resource_id": resource_id,
@@ -115,6 +164,7 @@ async def append_own(
             "payload": payload_json,
         },
     )
+    return event_id
 
 
 async def load_cursor(conn: asyncpg.Connection, name: str) -> Cursor:
@@ -215,12 +265,14 @@ async def read_batch(
     events_max: int,
     bytes_max: int,
     is_wanted: Callable[[str], bool] = lambda _: True,
+    is_followed: Callable[[UUID], bool] = lambda _: False,
 ) -> Batch:
     """The next events after the cursor, at most so many; none when all is evaluated.
 
-    Upshot's own events are always wanted, and so is every other behind one: it may be what makes
-    it wanted. Nothing is skipped because an earlier transaction committed later, and no open
-    transaction of anybody else holds the reading up.
+    A change of a trigger or a key is always wanted, and so is everything behind one: it may be what
+    makes it wanted; so is every event that follows another, or is followed. Nothing is skipped
+    because an earlier transaction committed later, and no open transaction of anybody else holds
+    the reading up.
     """
     if cursor.page is not None:
         snapshot, xid, position = cursor.page.snapshot, cursor.page.xid, cursor.page.position
@@ -233,10 +285,17 @@ async def read_batch(
     )
     events = []
     is_any_wanted = False
+    followed = {row["follows"] for row in rows}
     for row in rows:
         name = row["name"]
-        is_any_wanted = is_any_wanted or name.startswith(OWN_EVENT_PREFIX)
-        if is_any_wanted or is_wanted(name):
+        is_any_wanted = is_any_wanted or name.startswith(_CHANGES)
+        if (
+            is_any_wanted
+            or is_wanted(name)
+            or row["follows"] is not None
+            or row["id"] in followed
+            or is_followed(row["id"])
+        ):
             events.append(event_of(row))
     is_cut = len(rows) == events_max or sum(row["size"] for row in rows) >= bytes_max
     after = Cursor(
@@ -266,6 +325,41 @@ def event_of(row: Row) -> Event:
         received_at=row["received_at"],
         follows=row["follows"],
     )
+
+
+LOAD = """
+SELECT received_at, occurred_at, id, follows, name, resource_id, labels, related, payload
+FROM events WHERE id = ANY($1::uuid[])
+"""
+
+
+async def load(conn: asyncpg.Connection, ids: Iterable[UUID]) -> dict[UUID, Event]:
+    """Those of these events that are still in the log (events_by_id, one probe a day)."""
+    return {row["id"]: event_of(row) for row in await conn.fetch(LOAD, list(ids))}
+
+
+EVALUATED = """
+SELECT e.id FROM events AS e WHERE e.id = ANY($1::uuid[]) AND (
+    pg_visible_in_snapshot(e.xid, $2::text::pg_snapshot)
+    OR (pg_visible_in_snapshot(e.xid, $3::text::pg_snapshot)
+        AND (e.xid, e.position) <= ($4::int8::text::xid8, $5::int8)))
+"""
+
+
+async def evaluated_before(
+    conn: asyncpg.Connection, cursor: Cursor, ids: Iterable[UUID]
+) -> set[UUID]:
+    """Those of these events that the cursor has passed (events_by_id, one probe a day)."""
+    page = cursor.page
+    rows = await conn.fetch(
+        EVALUATED,
+        list(ids),
+        cursor.snapshot,
+        page and page.snapshot,
+        page and page.xid,
+        page and page.position,
+    )
+    return {row["id"] for row in rows}
 
 
 async def are_evaluated(conn: AsyncConnection, ids: Iterable[UUID]) -> bool:

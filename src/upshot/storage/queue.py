@@ -1,18 +1,25 @@
 """Runs as the line moves them: made, claimed under a lease, finished behind a fence."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
 import asyncpg
 
+from upshot.core.lifecycle import EndedRun, resource_id_of
+from upshot.core.limits import CHAIN_DEPTH_MAX
+from upshot.storage import log
+
 _CLAIMING = 0x7570_636C  # the advisory lock of whoever claims: "upcl"
 
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A run to be made; JSON as text. `error` makes it one that has failed already."""
+    """A run to be made; JSON as text. `error` makes it one that has failed already.
+
+    `depth` is how many runs in a row led to it.
+    """
 
     id: UUID
     scheduled_at: datetime
@@ -22,13 +29,14 @@ class NewRun:
     trigger: str
     key: str
     labels: str
-    event_id: UUID
-    event: str
+    event_id: UUID | None
+    event: str | None
     after_id: UUID | None
     event_ids: list[UUID]
     parameters: str | None
     template: str | None
     error: str | None
+    depth: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +98,8 @@ async def defaults_of(conn: asyncpg.Connection, names: Sequence[str]) -> list[as
 async def create(conn: asyncpg.Connection, runs: Sequence[NewRun], *, now: datetime) -> None:
     """COPY runs, and the queue's rows of those that have not failed already.
 
+    The log is told of those that have, except where a chain is too deep: it would go on for ever.
+
     Raises:
         asyncpg.UniqueViolationError: a run of this firing is there already.
     """
@@ -98,7 +108,7 @@ async def create(conn: asyncpg.Connection, runs: Sequence[NewRun], *, now: datet
         columns=(
             "id", "scheduled_at", "finished_at", "state", "deployment", "trigger_id",
             "trigger_version", "trigger", "key", "labels", "event_id", "event", "after_id",
-            "event_ids", "parameters", "template", "error",
+            "event_ids", "parameters", "template", "error", "depth",
         ),
         records=[
             (
@@ -119,6 +129,7 @@ async def create(conn: asyncpg.Connection, runs: Sequence[NewRun], *, now: datet
                 run.parameters,
                 run.template,
                 run.error,
+                run.depth,
             )
             for run in runs
         ],
@@ -130,6 +141,14 @@ async def create(conn: asyncpg.Connection, runs: Sequence[NewRun], *, now: datet
             (run.id, run.scheduled_at, "scheduled", run.deployment)
             for run in runs
             if run.error is None
+        ],
+    )
+    await log.append_ended(
+        conn,
+        [
+            _ended_at_once(run, now=now)
+            for run in runs
+            if run.error is not None and run.depth <= CHAIN_DEPTH_MAX
         ],
     )
 
@@ -186,13 +205,23 @@ async def claim(conn: asyncpg.Connection, *, limit: int, lease: timedelta) -> li
     return [ClaimedRun(**dict(row)) for row in rows]
 
 
-_FINISH = """
+ENDED = """
+r.id, r.deployment, r.trigger_id, r.trigger, r.labels::text AS labels, r.event_id,
+r.event #>> '{resource,prefect.resource.id}' AS event_resource_id, r.depth, r.state, r.error,
+r.result::text AS result, r.finished_at
+"""
+"""What `EndedRun` takes from a row of `runs AS r`; `attempts` is the queue's to say."""
+
+# What ended is joined to all that was held in full, because Postgres expects a row of each, would
+# compare every one with every other, and cannot do a full join like that.
+_FINISH = f"""
 WITH given AS (
     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::interval[], $5::text[],
                          $6::text[], $7::bool[])
         AS g (run_id, lease, state, again_after, error, parameters, uses_retry)
 ), held AS (
-    SELECT q.run_id, q.deployment, g.state, g.again_after, g.error, g.parameters, g.uses_retry
+    SELECT q.run_id, q.deployment, q.attempt, g.state, g.again_after, g.error, g.parameters,
+           g.uses_retry
       FROM run_queue AS q JOIN given AS g ON g.run_id = q.run_id AND g.lease = q.lease
      ORDER BY q.run_id FOR UPDATE OF q
 ), ended AS (
@@ -218,15 +247,17 @@ WITH given AS (
       FROM held AS h
      WHERE r.id = h.run_id
        AND (h.state IN ('completed', 'failed') OR h.parameters IS NOT NULL)
+    RETURNING {ENDED}, h.attempt AS attempts
 )
-SELECT run_id FROM held
+SELECT held.run_id, recorded.* FROM held FULL JOIN recorded ON recorded.id = held.run_id
 """
 
 
 async def finish_if_leased(conn: asyncpg.Connection, outcomes: Sequence[Outcome]) -> set[UUID]:
     """Put attempts on record, and move on the runs whose lease is still held; answers those.
 
-    Every attempt is recorded, also one whose run was cancelled or taken over meanwhile.
+    Every attempt is recorded, also one whose run was cancelled or taken over meanwhile. The log is
+    told of the runs that have ended. Needs a transaction.
     """
     rows = await conn.fetch(
         _FINISH,
@@ -252,6 +283,7 @@ async def finish_if_leased(conn: asyncpg.Connection, outcomes: Sequence[Outcome]
         [outcome.error for outcome in outcomes],
         [outcome.response for outcome in outcomes],
     )
+    await log.append_ended(conn, _ended(rows))
     return {row["run_id"] for row in rows}
 
 
@@ -282,56 +314,67 @@ async def disable_deployment(conn: asyncpg.Connection, name: str, reason: str) -
     )
 
 
+_RESCUE = f"""
+WITH lost AS (
+    SELECT run_id, attempt, started_at FROM run_queue
+     WHERE lease IS NOT NULL AND NOT accepted AND lease_until < now()
+     ORDER BY run_id LIMIT $1 FOR UPDATE SKIP LOCKED
+), again AS (
+    UPDATE run_queue AS q
+       SET state = 'retrying', lease = NULL, lease_until = NULL, due_at = now()
+      FROM lost WHERE q.run_id = lost.run_id AND lost.attempt < $2
+), ended AS (
+    DELETE FROM run_queue AS q USING lost
+     WHERE q.run_id = lost.run_id AND lost.attempt >= $2
+), failed AS (
+    UPDATE runs AS r SET state = 'failed', finished_at = now(),
+           error = 'lost ' || lost.attempt || ' times'
+      FROM lost WHERE r.id = lost.run_id AND lost.attempt >= $2
+    RETURNING {ENDED}, lost.attempt AS attempts
+), recorded AS (
+    INSERT INTO attempts (run_id, number, started_at, duration, outcome, error)
+    SELECT run_id, attempt, started_at, extract(epoch FROM now() - started_at), 'lost',
+           'the process that made this attempt vanished' FROM lost
+    ON CONFLICT DO NOTHING
+)
+SELECT lost.run_id, failed.* FROM lost FULL JOIN failed ON failed.id = lost.run_id
+"""
+
+_FAIL_UNREPORTED = f"""
+WITH silent AS (
+    SELECT run_id, attempt FROM run_queue
+     WHERE lease IS NOT NULL AND accepted AND lease_until < now()
+     ORDER BY run_id LIMIT $1 FOR UPDATE SKIP LOCKED
+), ended AS (
+    DELETE FROM run_queue AS q USING silent WHERE q.run_id = silent.run_id
+)
+UPDATE runs AS r SET state = 'failed', finished_at = now(),
+       error = 'the runner accepted the run and nothing was heard of it in time'
+  FROM silent WHERE r.id = silent.run_id
+RETURNING {ENDED}, silent.attempt AS attempts
+"""
+
+
 async def rescue(conn: asyncpg.Connection, *, limit: int, attempts_max: int) -> int:
     """Give back the runs whose caller vanished, due at once; answers how many.
 
-    The lost attempt goes on record, and uses up none of the retries.
+    The lost attempt goes on record, and uses up none of the retries. The log is told of those that
+    fail, because they were lost too often.
     """
-    rows = await conn.fetch(
-        """
-        WITH lost AS (
-            SELECT run_id, attempt, started_at FROM run_queue
-             WHERE lease IS NOT NULL AND NOT accepted AND lease_until < now()
-             ORDER BY run_id LIMIT $1 FOR UPDATE SKIP LOCKED
-        ), again AS (
-            UPDATE run_queue AS q
-               SET state = 'retrying', lease = NULL, lease_until = NULL, due_at = now()
-              FROM lost WHERE q.run_id = lost.run_id AND lost.attempt < $2
-        ), ended AS (
-            DELETE FROM run_queue AS q USING lost
-             WHERE q.run_id = lost.run_id AND lost.attempt >= $2
-        ), failed AS (
-            UPDATE runs AS r SET state = 'failed', finished_at = now(),
-                   error = 'lost ' || lost.attempt || ' times'
-              FROM lost WHERE r.id = lost.run_id AND lost.attempt >= $2
-        )
-        INSERT INTO attempts (run_id, number, started_at, duration, outcome, error)
-        SELECT run_id, attempt, started_at, extract(epoch FROM now() - started_at), 'lost',
-               'the process that made this attempt vanished' FROM lost
-        ON CONFLICT DO NOTHING RETURNING run_id
-        """,
-        limit,
-        attempts_max,
-    )
+    async with conn.transaction():
+        rows = await conn.fetch(_RESCUE, limit, attempts_max)
+        await log.append_ended(conn, _ended(rows))
     return len(rows)
 
 
 async def fail_unreported(conn: asyncpg.Connection, *, limit: int) -> int:
-    """Fail the runs that a runner took over and of which nothing was heard; answers how many."""
-    rows = await conn.fetch(
-        """
-        WITH silent AS (
-            SELECT run_id FROM run_queue WHERE lease IS NOT NULL AND accepted
-               AND lease_until < now() ORDER BY run_id LIMIT $1 FOR UPDATE SKIP LOCKED
-        ), ended AS (
-            DELETE FROM run_queue AS q USING silent WHERE q.run_id = silent.run_id
-        )
-        UPDATE runs AS r SET state = 'failed', finished_at = now(),
-               error = 'the runner accepted the run and nothing was heard of it in time'
-          FROM silent WHERE r.id = silent.run_id RETURNING r.id
-        """,
-        limit,
-    )
+    """Fail the runs that a runner took over and of which nothing was heard; answers how many.
+
+    The log is told of them.
+    """
+    async with conn.transaction():
+        rows = await conn.fetch(_FAIL_UNREPORTED, limit)
+        await log.append_ended(conn, _ended(rows))
     return len(rows)
 
 
@@ -353,3 +396,30 @@ async def prune(conn: asyncpg.Connection, *, before: datetime, limit: int) -> in
         limit,
     )
     return int(status.split()[1])
+
+
+def _ended(rows: Iterable[asyncpg.Record]) -> list[EndedRun]:
+    """Those of the rows that tell of a run's end."""
+    return [
+        EndedRun(**{name: row[name] for name in EndedRun.__struct_fields__})
+        for row in rows
+        if row["state"] in ("completed", "failed")
+    ]
+
+
+def _ended_at_once(run: NewRun, *, now: datetime) -> EndedRun:
+    return EndedRun(
+        id=run.id,
+        deployment=run.deployment,
+        trigger_id=run.trigger_id,
+        trigger=run.trigger,
+        labels=run.labels,
+        event_id=run.event_id,
+        event_resource_id=None if run.event is None else resource_id_of(run.event),
+        depth=run.depth,
+        state="failed",
+        error=run.error,
+        result=None,
+        attempts=0,
+        finished_at=now,
+    )

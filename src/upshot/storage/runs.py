@@ -25,8 +25,11 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from upshot.core.lifecycle import EndedRun
 from upshot.core.limits import ROWS_SCANNED_MAX
 from upshot.core.runs import RunState
+from upshot.storage import log
+from upshot.storage.queue import ENDED
 from upshot.storage.schema import attempts, run_queue, runs
 
 Place = tuple[datetime, UUID]
@@ -64,6 +67,7 @@ class StoredRun(RunSummary):
     parameters: str | None
     template: str | None
     result: str | None
+    depth: int
     lease_until: datetime | None
 
 
@@ -122,6 +126,7 @@ _full: tuple[Any, ...] = (
     cast(runs.c.parameters, Text).label("parameters"),
     cast(runs.c.template, Text).label("template"),
     cast(runs.c.result, Text).label("result"),
+    runs.c.depth,
     run_queue.c.lease_until,
 )
 _with_queue = runs.outerjoin(run_queue, run_queue.c.run_id == runs.c.id)
@@ -315,21 +320,33 @@ async def finish_if_leased(
     result: Any,
     error: str | None,
 ) -> bool:
-    """End the run as its runner reports. False: the lease is lost, and nothing is changed."""
+    """End the run as its runner reports, and tell the log. False: the lease is lost, and nothing is
+    changed.
+    """
     ended = await conn.execute(
-        text("DELETE FROM run_queue WHERE run_id = :run_id AND lease = :lease RETURNING run_id")
-        .bindparams(
-            bindparam("run_id", type_=postgresql.UUID), bindparam("lease", type_=postgresql.UUID)
+        text(
+            "WITH ended AS (DELETE FROM run_queue WHERE run_id = :run_id AND lease = :lease "
+            "RETURNING run_id, attempt) "
+            "UPDATE runs AS r SET state = :state, finished_at = now(), result = :result, "
+            "error = :error FROM ended WHERE r.id = ended.run_id "
+            f"RETURNING {ENDED}, ended.attempt AS attempts"
+        ).bindparams(
+            bindparam("run_id", type_=postgresql.UUID),
+            bindparam("lease", type_=postgresql.UUID),
+            bindparam("result", type_=postgresql.JSON(none_as_null=True)),
         ),
-        {"run_id": run_id, "lease": lease},
-    )  # fmt: skip
-    if ended.one_or_none() is None:
-        return False
-    await conn.execute(
-        update(runs)
-        .where(runs.c.id == run_id)
-        .values(state=state.value, finished_at=func.now(), result=result, error=error)
+        {
+            "run_id": run_id,
+            "lease": lease,
+            "state": state.value,
+            "result": result,
+            "error": error,
+        },
     )
+    row = ended.mappings().one_or_none()
+    if row is None:
+        return False
+    await log.append_one_ended(conn, EndedRun(**row))
     return True
 
 

@@ -143,6 +143,13 @@ triggers_in_force = Table(
     Column("number", Integer, nullable=False),
     Column("version", Integer, nullable=False),
     Column("document", JSON, nullable=False),
+    Column(
+        "since",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=func.now(),
+        comment="enabled without a break; it sees what was received from then on",
+    ),
     comment="What the evaluator goes by at its cursor; only the evaluator writes it.",
 )
 
@@ -150,11 +157,32 @@ windows = Table(
     "windows",
     metadata,
     Column("trigger_number", Integer, primary_key=True),
+    Column("node", SmallInteger, primary_key=True, server_default="0",
+           comment="which of the trigger's conditions, in preorder"),
     Column("key_hash", UUID, primary_key=True),
     _at("forgotten_at"),
     Column("key", Text, nullable=False, comment="JSON array of the values of for_each"),
     Column("state", Text, nullable=False),
+    Column("started_at", DateTime(timezone=True),
+           comment="by event time; null: nothing is open"),
+    _at("deadline_at", nullable=True),
+    Column("alarms", Boolean, nullable=False, server_default="false",
+           comment="the evaluator decides it at deadline_at"),
+    Index("windows_due", "deadline_at", postgresql_where=text("alarms")),
+    Index("windows_by_deadline", "trigger_number", "deadline_at", "node", "key_hash",
+          postgresql_where=text("deadline_at IS NOT NULL")),
+    Index("windows_by_age", "trigger_number", "started_at", "node", "key_hash",
+          postgresql_where=text("started_at IS NOT NULL")),
     postgresql_with={"fillfactor": "70"},
+)  # fmt: skip
+
+held_events = Table(
+    "held_events",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("follows", UUID, nullable=False),
+    _at("until"),
+    comment="Events that wait until the one they follow is evaluated; the log has them.",
 )
 
 runs = Table(

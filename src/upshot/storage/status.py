@@ -75,7 +75,8 @@ async def counts(conn: AsyncConnection) -> Counts:
             text(
                 "SELECT (SELECT count(*) FROM triggers) AS triggers, "
                 "(SELECT count(*) FROM deployments) AS deployments, "
-                "(SELECT count(*) FROM windows) AS open_keys, "
+                "(SELECT count(*) FROM windows WHERE started_at IS NOT NULL AND "
+                "(alarms OR deadline_at IS NULL OR deadline_at > now())) AS open_keys, "
                 "(SELECT count(*) FROM evaluation_errors) AS evaluation_errors, "
                 "current_setting('server_version') AS postgres"
             )

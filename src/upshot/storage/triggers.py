@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from sqlalchemy import Row, Select, delete, func, select, update
+from sqlalchemy import Row, Select, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,6 +15,7 @@ from upshot.storage.schema import triggers, windows
 
 SAVED: Final = "upshot.trigger.saved"
 DELETED: Final = "upshot.trigger.deleted"
+KEY_FORGOTTEN: Final = "upshot.key.forgotten"
 
 Keys = Literal["keep", "forget"]
 
@@ -104,20 +105,36 @@ async def remove(conn: AsyncConnection, trigger_id: UUID) -> None:
 
 
 async def open_keys(conn: AsyncConnection, number: int) -> int:
-    """How many keys of a trigger are open. By primary key (windows_pkey)."""
+    """How many keys of a trigger are open (windows_by_age)."""
     count = await conn.scalar(
-        select(func.count()).select_from(windows).where(windows.c.trigger_number == number)
+        select(func.count())
+        .select_from(windows)
+        .where(
+            windows.c.trigger_number == number,
+            windows.c.started_at.is_not(None),
+            or_(
+                windows.c.alarms,
+                windows.c.deadline_at.is_(None),
+                windows.c.deadline_at > func.now(),
+            ),
+        )
     )
     return count or 0
 
 
-async def append_saved(conn: AsyncConnection, trigger: StoredTrigger, *, keys: Keys) -> None:
+async def append_saved(
+    conn: AsyncConnection, trigger: StoredTrigger, *, keys: Keys, condition_changed: bool
+) -> None:
     """Tell the evaluator that this version holds from here on."""
     await _append(
         conn,
         SAVED,
         trigger,
-        {"document": {"name": trigger.name, **trigger.document}, "keys": keys},
+        {
+            "document": {"name": trigger.name, **trigger.document},
+            "keys": keys,
+            "condition_changed": condition_changed,
+        },
     )
 
 
@@ -126,10 +143,17 @@ async def append_deleted(conn: AsyncConnection, trigger: StoredTrigger) -> None:
     await _append(conn, DELETED, trigger, {})
 
 
+async def append_key_forgotten(
+    conn: AsyncConnection, trigger: StoredTrigger, *, key: Sequence[str]
+) -> UUID:
+    """Tell the evaluator to forget what is open for a key; answers the entry's id."""
+    return await _append(conn, KEY_FORGOTTEN, trigger, {"key": list(key)})
+
+
 async def _append(
     conn: AsyncConnection, event: str, trigger: StoredTrigger, more: Mapping[str, Any]
-) -> None:
-    await append_own(
+) -> UUID:
+    return await append_own(
         conn,
         name=event,
         resource_id=f"upshot.trigger.{trigger.id}",

@@ -9,16 +9,17 @@ from uuid import UUID
 
 import asyncpg
 import structlog
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from upshot.core.limits import BATCH_EVENTS_MAX
-from upshot.metrics import EVALUATION_ERRORS, EVENTS_EVALUATED, RUNS_MADE
+from upshot.core.limits import BATCH_EVENTS_MAX, DUE_MAX
+from upshot.metrics import EVALUATION_ERRORS, EVENTS_EVALUATED, EVENTS_LATE, RUNS_MADE
 from upshot.pipeline import maintain
 from upshot.pipeline.deliver import Deliverer
 from upshot.pipeline.evaluate import Evaluator
 from upshot.pipeline.ingest import Ingest
 from upshot.storage import log as event_log
 from upshot.storage import partitions
-from upshot.storage.database import AWAY, REFUSED, Database, reason_of
+from upshot.storage.database import AWAY, REFUSED, Database, is_away, reason_of
 from upshot.workers.signals import Signals
 
 EVALUATE, EVALUATED, DELIVER = "evaluate", "evaluated", "deliver"
@@ -127,7 +128,9 @@ async def _evaluate(
     while not line.stopping.is_set():
         hint.clear()
         try:
-            progress = await evaluator.turn(events_max=events_max, carefully=carefully)
+            progress = await evaluator.turn(
+                events_max=events_max, due_max=min(events_max, DUE_MAX), carefully=carefully
+            )
         except REFUSED as error:
             # Something in this batch is refused. Go through it again in smaller pieces, finding
             # what it is; the rest goes on.
@@ -141,8 +144,9 @@ async def _evaluate(
             EVALUATION_ERRORS.inc(progress.set_aside)
             log.warning("events_set_aside", count=progress.set_aside)
         EVENTS_EVALUATED.inc(progress.events)
+        EVENTS_LATE.inc(progress.late)
         RUNS_MADE.inc(progress.runs)
-        if progress.events:
+        if progress.events or progress.is_behind:
             line.signals.wake_here(EVALUATED)
             events_max = min(events_max * 2, BATCH_EVENTS_MAX)
             carefully = carefully and events_max < BATCH_EVENTS_MAX
@@ -215,8 +219,13 @@ async def evaluated(line: Line, ids: Sequence[UUID], *, within: timedelta) -> bo
         async with asyncio.timeout(within.total_seconds()):
             while True:
                 hint.clear()
-                async with line.database.begin() as conn:
-                    if await event_log.are_evaluated(conn, ids):
-                        return True
+                # The events are stored: whatever happens now must not make the client post again.
+                try:
+                    async with line.database.begin() as conn:
+                        if await event_log.are_evaluated(conn, ids):
+                            return True
+                except Exception as error:
+                    if not is_away(error) and not isinstance(error, PoolTimeoutError):
+                        raise
                 await wait_for_hint(hint, POLL_SECONDS / 5)
     return False

@@ -9,6 +9,7 @@ import asyncpg
 
 CHANNEL = "upshot"
 NOTIFY_EVERY_SECONDS = 0.01
+SOON_SECONDS = 0.05
 
 
 class Signals:
@@ -16,6 +17,7 @@ class Signals:
 
     def __init__(self) -> None:
         self._listening: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._soon: set[str] = set()
         self._to_tell: set[str] = set()
         self._has_to_tell = asyncio.Event()
 
@@ -26,6 +28,16 @@ class Signals:
         else:
             self._to_tell.add(name)
             self._has_to_tell.set()
+
+    def wake_soon(self, name: str) -> None:
+        """Likewise a moment later, once for all who ask until then."""
+        if name not in self._soon:
+            self._soon.add(name)
+            asyncio.get_running_loop().call_later(SOON_SECONDS, self._wake_now, name)
+
+    def _wake_now(self, name: str) -> None:
+        self._soon.discard(name)
+        self.wake(name)
 
     def wake_here(self, name: str) -> None:
         """Wake who listens in this process, and nobody else."""
