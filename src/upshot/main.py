@@ -34,6 +34,7 @@ from upshot.storage import api_keys, embedded
 from upshot.storage import log as event_log
 from upshot.storage.database import Database, is_away
 from upshot.workers import loops
+from upshot.workers.offers import Offers
 from upshot.workers.signals import Signals
 
 INGEST_WRITERS = 2
@@ -63,6 +64,8 @@ class Server:
         self._embedded: embedded.Embedded | None = None
         self._not_ready: str | None = "starting"
         self._line = loops.Line(self.database, self.signals, self.stopping)
+        self._renderers = Renderers()
+        self._offers = Offers(self._line, self._renderers)
         # Writers outlive the HTTP server, so that what it has taken in is still stored.
         self._http_closed = asyncio.Event()
         self._ingest_line = replace(self._line, stopping=self._http_closed)
@@ -75,7 +78,8 @@ class Server:
                 settings=self.settings,
                 database=self.database,
                 ingest=_Posting(self.ingest, self._line),
-                wake=self.signals.wake,
+                offers=self._offers,
+                wake=partial(loops.wake, self.signals),
                 not_ready=self.not_ready,
                 now=lambda: datetime.now(UTC),
             )
@@ -114,7 +118,7 @@ class Server:
     async def _run_stages(self) -> None:
         async with (
             Caller(networks=NetworkPolicy.parse(self.settings.runner_networks)) as caller,
-            Renderers() as renderers,
+            self._renderers as renderers,
             asyncio.TaskGroup() as tasks,
         ):
             line, ingest_line = self._line, self._ingest_line
@@ -131,6 +135,7 @@ class Server:
                 for number in range(INGEST_WRITERS):
                     writing = partial(loops.ingest, ingest_line, self.ingest)
                     tasks.create_task(loops.keep(f"ingest-{number}", ingest_line, writing))
+                keep("offers", self._offers.watch)
             if "evaluate" in self.stages:
                 retention = self.settings.key_retention
                 keep("evaluate", lambda: loops.evaluate(line, key_retention=retention))

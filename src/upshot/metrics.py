@@ -35,5 +35,13 @@ LAG_SECONDS: Final = Gauge(
 )
 OPEN_KEYS: Final = Gauge("upshot_open_keys", "Keys of triggers that are open.")
 RUNS_OPEN: Final = Gauge("upshot_runs_open", "Runs that have not ended, by state.", ["state"])
+BREAKERS: Final = Gauge(
+    "upshot_breakers", "Runners that are not called as usual, by their breakers' state.", ["state"]
+)  # open, half-open
+BREAKER_NOT_CLOSED: Final = Gauge(
+    "upshot_breaker_not_closed",
+    "1 for a deployment whose runner is not called as usual; the first 100 by name.",
+    ["deployment"],
+)
 TRIGGERS: Final = Gauge("upshot_triggers", "Triggers registered.")
 DEPLOYMENTS: Final = Gauge("upshot_deployments", "Deployments registered.")

@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count, takewhile
 from typing import Any
 from uuid import UUID
@@ -21,10 +22,12 @@ from upshot.api.services import Services
 from upshot.core.intake import NewEvent
 from upshot.pipeline.evaluate import Evaluator
 from upshot.pipeline.ingest import Ingest, Result
+from upshot.pipeline.render import Renderers
 from upshot.settings import Settings
 from upshot.storage import queue
 from upshot.storage.database import Database
 from upshot.workers import loops
+from upshot.workers.offers import Offers
 from upshot.workers.signals import Signals
 
 RUNNER = {"type": "webhook", "url": "http://127.0.0.1:9000/run"}
@@ -73,6 +76,7 @@ class Api:
     conn: asyncpg.Connection
     clock: Clock
     woken: list[str]
+    line: loops.Line
 
     async def put(self, path: str, body: Any, **more: Any) -> httpx.Response:
         return await self.client.put(path, json=body, **more)
@@ -117,6 +121,12 @@ class Api:
             (claimed,) = await queue.claim(self.conn, limit=10, lease=timedelta(seconds=30))
         return claimed
 
+    async def claim_one(self) -> queue.ClaimedRun:
+        """One of the runs that are due."""
+        async with self.conn.transaction():
+            (claimed,) = await queue.claim(self.conn, limit=1, lease=timedelta(seconds=30))
+        return claimed
+
     async def end_attempt(self, run: queue.ClaimedRun, state: str, **more: Any) -> None:
         """Write down how the attempt of a claimed run ended."""
         outcome = queue.Outcome(
@@ -151,6 +161,9 @@ async def make_api(database: Database, conn: asyncpg.Connection) -> AsyncIterato
     writer = await database.connect()
     writing = asyncio.create_task(ingest.write(writer))
     await _opened(ingest)
+    renderers = Renderers()
+    offers = Offers(line, renderers)
+    watching = asyncio.create_task(offers.watch())
     clients: list[httpx.AsyncClient] = []
 
     def make(
@@ -167,6 +180,7 @@ async def make_api(database: Database, conn: asyncpg.Connection) -> AsyncIterato
                 settings=settings_of(**settings),
                 database=api_database,
                 ingest=Posting(ingest, line),
+                offers=offers,
                 wake=woken.append,
                 not_ready=lambda: not_ready,
                 now=clock,
@@ -175,11 +189,15 @@ async def make_api(database: Database, conn: asyncpg.Connection) -> AsyncIterato
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         client = httpx.AsyncClient(transport=transport, base_url=base_url)
         clients.append(client)
-        return Api(app=app, client=client, conn=conn, clock=clock, woken=woken)
+        return Api(app=app, client=client, conn=conn, clock=clock, woken=woken, line=line)
 
     yield make
     for client in clients:
         await client.aclose()
+    line.stopping.set()
+    signals.wake(loops.OFFER)
+    await watching
+    await renderers.stop()
     writing.cancel()
     await asyncio.wait({writing})
     await writer.close()
@@ -212,12 +230,15 @@ async def _serve(bound: socket.socket, database_url: str, stopping: threading.Ev
     database = Database(lambda: database_url)
     line = loops.Line(database, Signals(), asyncio.Event())
     ingest = Ingest(on_stored=lambda: line.signals.wake(loops.EVALUATE))
+    renderers = Renderers()
+    offers = Offers(line, renderers)
     app = create_app(
         Services(
             settings=settings_of(),
             database=database,
             ingest=Posting(ingest, line),
-            wake=line.signals.wake,
+            offers=offers,
+            wake=partial(loops.wake, line.signals),
             not_ready=lambda: None,
             now=lambda: datetime.now(UTC),
         )
@@ -227,10 +248,12 @@ async def _serve(bound: socket.socket, database_url: str, stopping: threading.Ev
     async with asyncio.TaskGroup() as tasks:
         writing = tasks.create_task(ingest.write(writer))
         tasks.create_task(loops.evaluate(line, key_retention=timedelta(days=90)))
+        tasks.create_task(offers.watch())
         tasks.create_task(server.serve(sockets=[bound]))
         await asyncio.to_thread(stopping.wait)
         server.should_exit = True
         line.stopping.set()
         writing.cancel()
+    await renderers.stop()
     await writer.close()
     await database.close()

@@ -71,7 +71,7 @@ async def test_a_report_that_ends_a_run_is_told_with_its_result(
         "depth": 0,
         **body,
     }
-    assert shop.woken == ["evaluate"]
+    assert shop.woken == ["deliver", "evaluate"]
 
 
 async def test_a_lost_lease_tells_nothing(shop: Api) -> None:

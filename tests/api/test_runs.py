@@ -55,6 +55,7 @@ async def test_a_run_shows_its_cause_its_parameters_and_every_attempt(shop: Api)
         "outcome": "failed",
         "error": "HTTP 404",
         "response": "nothing",
+        "worker": None,
     }
 
 

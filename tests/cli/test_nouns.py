@@ -86,6 +86,24 @@ async def test_the_shops_story_can_be_told_by_command_alone(
     assert len(runner.calls) == 2
 
 
+async def test_runs_are_retried_by_what_they_have_in_common(
+    shop: Command, server: Server, runner: Receiver
+) -> None:
+    for user in ("1", "2"):
+        await emit(shop, "order.created", f"id={user}")
+        (made,) = (await emit(shop, "order.complete", f"id={user}"))["runs"]
+        await server.api.ended(made["id"])
+    of_it = ("--deployment", "post-order-complete", "--since", "1h")
+    again = await shop.beside("run", "retry", *of_it)
+    assert (again.code, again.out) == (0, "1 runs begin again.\n")
+    for run in await json_of(shop, "run", "list"):
+        assert (await server.api.ended(run["id"]))["state"] == "completed"
+    none = await shop.beside("run", "retry", *of_it, "--json")
+    assert none.json == {"retried": 0, "not_retried": []}
+    for neither_or_both in ((), (made["id"], *of_it)):
+        assert (await shop.beside("run", "retry", *neither_or_both)).code == 2
+
+
 async def test_applying_says_what_it_did(shop: Command, runner: Receiver) -> None:
     assert await apply(shop, "trigger", TRIGGER) == "order-complete: unchanged\n"
     await emit(shop, "order.created", "id=1")

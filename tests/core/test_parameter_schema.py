@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from upshot.core.errors import Invalid
-from upshot.core.parameter_schema import compile_schema, violations
+from upshot.core.limits import PROBLEMS_LISTED_MAX
+from upshot.core.parameter_schema import compile_schema, violations, violations_ahead
 
 FLOW = {
     "title": "Parameters",
@@ -37,6 +38,88 @@ def test_what_breaks_the_schema_is_told_with_its_place(
 ) -> None:
     found = violations(compile_schema(FLOW), parameters)
     assert sorted(problem.loc for problem in found) == sorted(locs)
+
+
+SIGNATURE = {
+    "type": "object",
+    "properties": {
+        "user_id": {"type": "string"},
+        "count": {"$ref": "#/$defs/Count"},
+        "order": {"type": "object", "properties": {"id": {"type": "integer"}}},
+    },
+    "required": ["user_id"],
+    "additionalProperties": False,
+    "$defs": {"Count": {"type": "integer", "minimum": 1}},
+}
+"""As pydantic makes them of functions."""
+
+
+@pytest.mark.parametrize(
+    ("constants", "templated", "locs"),
+    [
+        ({}, ["user_id", "count", "order"], []),
+        ({"user_id": "123", "count": 1}, [], []),
+        ({}, [], [("user_id",)]),
+        ({}, ["userid"], [("user_id",), ("userid",)]),
+        ({"usr": 1, "user_id": "1"}, ["userid"], [("userid",), ("usr",)]),
+        ({"user_id": 5}, ["count"], [("user_id",)]),
+        ({"count": "many"}, ["user_id"], [("count",)]),
+        ({"order": {"id": "x"}}, ["user_id"], [("order", "id")]),
+    ],
+)
+def test_names_and_constants_are_checked_before_any_template_has_a_value(
+    constants: dict[str, Any], templated: list[str], locs: list[tuple[str, ...]]
+) -> None:
+    schema = compile_schema(SIGNATURE)
+    found = violations_ahead(schema, constants=constants, templated=templated)
+    assert sorted(problem.loc for problem in found) == locs
+
+
+@pytest.mark.parametrize(
+    "depending",
+    [
+        {"oneOf": [{"required": ["b"]}, {"properties": {"a": {"type": "string"}}}]},
+        {"if": {"properties": {"a": {"const": 1}}}, "then": {"required": ["b"]}},
+        {"not": {"properties": {"a": {"type": "null"}}}},
+    ],
+)
+def test_what_depends_on_what_a_template_gives_is_left_to_the_run(
+    depending: dict[str, Any],
+) -> None:
+    schema = compile_schema(depending)
+    assert violations_ahead(schema, constants={}, templated=["a"]) == []
+
+
+@pytest.mark.parametrize(
+    "of_names",
+    [
+        {"propertyNames": {"maxLength": 0}},
+        {"maxProperties": 0},
+        {"minProperties": 2},
+        {"dependentRequired": {"a": ["b"]}},
+    ],
+)
+def test_all_that_a_schema_says_of_names_is_checked(of_names: dict[str, Any]) -> None:
+    schema = compile_schema(of_names)
+    assert len(violations_ahead(schema, constants={}, templated=["a"])) == 1
+
+
+def test_where_no_template_is_involved_everything_is_checked() -> None:
+    schema = compile_schema({"anyOf": [{"required": ["b"]}, {"required": ["c"]}]})
+    assert violations_ahead(schema, constants={"a": 1}, templated=[])
+    assert not violations_ahead(schema, constants={"a": 1}, templated=["d"])
+
+
+def test_additional_parameters_are_constants_too() -> None:
+    schema = compile_schema({"additionalProperties": {"type": "integer"}})
+    found = violations_ahead(schema, constants={"a": "x"}, templated=["b"])
+    assert [problem.loc for problem in found] == [("a",)]
+
+
+def test_only_so_many_problems_are_listed() -> None:
+    schema = compile_schema(SIGNATURE)
+    names = [f"n{number}" for number in range(10 * PROBLEMS_LISTED_MAX)]
+    assert len(violations_ahead(schema, constants={}, templated=names)) == PROBLEMS_LISTED_MAX
 
 
 def test_integers_are_compared_exactly() -> None:

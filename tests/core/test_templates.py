@@ -681,3 +681,13 @@ def test_a_result_shares_nothing_with_the_source_or_the_payload() -> None:
     first["list"][1]["a"] = "changed"
     first["items"].append(4)
     assert parameters.render(seen) == {"list": [1, {"a": "b"}], "items": [3, 1, 2]}
+
+
+def test_constants_are_the_parameters_without_a_template_at_any_depth() -> None:
+    constant = {"id": "123", "size": 3, "none": None, "list": [1, {"a": "b"}], "empty": {}}
+    templated = {
+        "user": "{{ event.resource.id }}",
+        "text": "for {{ event.resource.id }}",
+        "deep": {"list": [1, {"a": "{{ event.resource.id }}"}]},
+    }
+    assert compile_parameters({**constant, **templated}).constants == constant

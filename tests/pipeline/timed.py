@@ -20,9 +20,11 @@ from upshot.api.services import Services
 from upshot.core.limits import DOWNTIME_MIN, EVENTS_PER_REQUEST_MAX
 from upshot.pipeline.evaluate import Evaluator, Progress
 from upshot.pipeline.ingest import Ingest
+from upshot.pipeline.render import Renderers
 from upshot.storage import log, triggers
 from upshot.storage.database import Database
 from upshot.workers import loops
+from upshot.workers.offers import Offers
 from upshot.workers.signals import Signals
 
 RETENTION = timedelta(days=90)
@@ -229,6 +231,7 @@ async def timed(database: Database) -> AsyncIterator[Timed]:
             settings=settings_of(),
             database=database,
             ingest=Posting(ingest, line),
+            offers=Offers(line, Renderers()),
             wake=lambda _: None,
             not_ready=lambda: None,
             now=lambda: datetime.now(UTC),

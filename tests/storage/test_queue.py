@@ -1,5 +1,6 @@
 """The queue on a real database: room, order, the fence, and what becomes of lost leases."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -9,11 +10,11 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from upshot.core.delivery import Webhook
+from upshot.core.delivery import Pull, Webhook
 from upshot.core.limits import LEASE
 from upshot.storage import deployments, queue
 from upshot.storage.database import Database
-from upshot.storage.deployments import DeploymentFields
+from upshot.storage.deployments import DeploymentFields, runner_document
 from upshot.storage.queue import ClaimedRun, Outcome
 
 pytestmark = pytest.mark.anyio
@@ -127,7 +128,7 @@ async def test_a_released_run_is_due_at_once_and_has_used_up_no_retry(
     await make_runs(conn, "d", due_in=[-1])
     (run,) = await claim(conn)
     released = outcome_of(run, "retrying", again_after=timedelta(0))
-    await queue.finish_if_leased(conn, [replace(released, outcome="released")])
+    await queue.finish_if_leased(conn, [replace(released, outcome="released", uses_retry=False)])
     (second,) = await claim(conn)
     assert (second.attempt, second.retries_used) == (2, 0)
 
@@ -223,8 +224,31 @@ async def test_a_claim_reads_a_long_queue_by_its_indexes(
     await make_runs(conn, "d", due_in=[-1] * 5_000)
     await conn.execute("ANALYZE run_queue")
     plan = "\n".join(
-        row[0] for row in await conn.fetch(f"EXPLAIN {queue.CLAIM}", 10, timedelta(seconds=30))
+        row[0]
+        for row in await conn.fetch(
+            f"EXPLAIN {queue.CLAIM}", 10, timedelta(seconds=30), "webhook", None, None
+        )
     )
+    assert "run_queue_waiting" in plan
+    assert "run_queue_leased" in plan
+    assert "Seq Scan on run_queue" not in plan
+
+
+async def test_what_is_offered_is_counted_up_to_the_room_there_is_by_the_same_indexes(
+    database: Database, conn: asyncpg.Connection
+) -> None:
+    await deploy(database, "called")
+    await deploy(database, "pulled", max_concurrency=3)
+    await conn.execute(
+        "UPDATE deployments SET runner = $1 WHERE name = 'pulled'",
+        json.dumps(runner_document(Pull())),
+    )
+    await make_runs(conn, "called", due_in=[-1] * 5_000)
+    await make_runs(conn, "pulled", due_in=[-1] * 5 + [60])
+    await conn.execute("ANALYZE run_queue")
+    assert await queue.offered(conn, limit=100) == {"pulled": 3}
+    assert await queue.offered(conn, limit=2) == {"pulled": 2}
+    plan = "\n".join(row[0] for row in await conn.fetch(f"EXPLAIN {queue.OFFERED}", 10))
     assert "run_queue_waiting" in plan
     assert "run_queue_leased" in plan
     assert "Seq Scan on run_queue" not in plan

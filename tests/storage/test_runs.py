@@ -171,6 +171,12 @@ Ask = Callable[[AsyncConnection], Awaitable[object]]
             ["runs_by_deployment"],
         ),
         (lambda conn: runs.page(conn, RunFilter(), before=RUN, limit=50), ["runs_by_age"]),
+        (
+            lambda conn: runs.to_retry(
+                conn, RunFilter(deployment="d", state=RunState.FAILED), after=RUN, limit=50
+            ),
+            ["runs_by_deployment"],
+        ),
         (lambda conn: runs.caused_by(conn, uuid4(), limit=50), ["runs_by_event"]),
         (
             lambda conn: events.page(conn, EventFilter(), before=(9, 9), limit=50),
@@ -184,7 +190,7 @@ Ask = Callable[[AsyncConnection], Awaitable[object]]
         ),
         (lambda conn: events.load(conn, [uuid4()]), ["id_idx"]),
     ],
-    ids=["trigger", "deployment", "age", "event", "log", "resource", "one"],
+    ids=["trigger", "deployment", "age", "retry", "event", "log", "resource", "one"],
 )
 async def test_lists_are_read_by_their_indexes(
     database: Database, conn: asyncpg.Connection, ask: Ask, indexes: list[str]

@@ -33,7 +33,7 @@ async def test_each_change_is_a_version_and_keeps_id_and_number(database: Databa
             conn, made.id, name="u", document={**DOCUMENT, "enabled": False}
         )
         assert await triggers.load(conn, "t") is None
-        assert await triggers.load_by_id(conn, made.id) == changed
+        assert await triggers.load_all(conn, [made.id]) == {made.id: changed}
     assert (made.version, changed.version) == (1, 2)
     assert (made.id, made.number) == (changed.id, changed.number)
 

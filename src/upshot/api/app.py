@@ -8,11 +8,13 @@ from starlette.exceptions import HTTPException
 from upshot.api import (
     asked_runs,
     backtest,
+    claims,
     deployments,
     docs,
     events,
     explain,
     keys,
+    retries,
     runs,
     status,
     triggers,
@@ -35,7 +37,9 @@ def create_app(services: Services) -> FastAPI:
         keys,
         deployments,
         asked_runs,
+        claims,
         runs,
+        retries,
         status,
     ):
         app.include_router(module.router)

@@ -94,7 +94,7 @@ def scope_of(*, method: str, path: str) -> Scope:
         return "read"
     if (method, path) == ("POST", "/v1/events"):
         return "events:write"
-    if (method, path) == ("PATCH", "/v1/runs/{run_id}"):
+    if (method, path) in (("PATCH", "/v1/runs/{run_id}"), ("POST", "/v1/runs/claim")):
         return "runs"
     return ADMIN
 

@@ -68,15 +68,20 @@ def content_type_of(request: Request) -> str:
     Raises:
         Unsupported: the body is compressed, or in another encoding than UTF-8.
     """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise Unsupported("Compressed bodies are not read. Send it without Content-Encoding.")
+    refuse_compressed(request)
     message = Message()
     message["content-type"] = request.headers.get("content-type") or JSON
     charset = message.get_content_charset("utf-8")
     if charset not in ("utf-8", "utf8", "us-ascii"):
         raise Unsupported("JSON is UTF-8; send it so, and leave the charset out.")
     return message.get_content_type()
+
+
+def refuse_compressed(request: Request) -> None:
+    """Raises Unsupported where the body is not sent as it is."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise Unsupported("Compressed bodies are not read. Send it without Content-Encoding.")
 
 
 async def read_body(request: Request, *, limit: int) -> bytes:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal
 from uuid import UUID, uuid4
 
 from fastapi import Body, Path, Response
-from pydantic import AfterValidator, AwareDatetime, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, TypeAdapter, model_validator
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,9 +21,10 @@ from upshot.api.paging import (
 )
 from upshot.api.problems import BODY, prefixed, problems
 from upshot.api.routing import new_router
-from upshot.api.runners import Runner, patched, runner_of, runner_shown
+from upshot.api.runners import RunnerWritten, patched, runner_of, runner_shown
 from upshot.api.services import Using
-from upshot.core.delivery import Webhook
+from upshot.core.breaker import Breaker, BreakerState
+from upshot.core.delivery import Runner, Webhook
 from upshot.core.errors import Conflict, Invalid, NotFound, Problem
 from upshot.core.language import Duration, JsonObject, Name, Strict, Tags, Text, seconds
 from upshot.core.limits import (
@@ -33,7 +34,7 @@ from upshot.core.limits import (
 )
 from upshot.core.parameter_schema import compile_schema
 from upshot.core.templates import compile_parameters
-from upshot.storage import deployments
+from upshot.storage import breakers, deployments
 from upshot.storage.deployments import Deployment, DeploymentFields
 
 RUN_TIMEOUT_DEFAULT: Final = timedelta(hours=1)
@@ -47,7 +48,7 @@ def _positive(duration: timedelta) -> timedelta:
     return duration
 
 
-_READ_ONLY: Final = ("id", "created", "updated", "disabled_reason")
+_READ_ONLY: Final = ("id", "created", "updated", "disabled_reason", "breaker")
 
 
 class DeploymentWritten(Strict):
@@ -56,7 +57,7 @@ class DeploymentWritten(Strict):
     name: Name | None = Field(default=None, description="If sent, the name in the path.")
     description: Text = ""
     tags: Tags = Field(default=[])
-    runner: Runner
+    runner: RunnerWritten
     parameters: JsonObject = Field(
         default={},
         description="Defaults of the runs' parameters; JSON whose strings are Jinja templates.",
@@ -76,7 +77,13 @@ class DeploymentWritten(Strict):
         default=RUN_TIMEOUT_DEFAULT,
         description="How long a runner that answered 202 may say nothing.",
     )
-    overlap: Literal["allow"] = "allow"
+    overlap: Literal["allow", "skip", "queue"] = Field(
+        default="allow",
+        description="What becomes of a run that is made while another of the same trigger and key "
+        "is scheduled, running or retrying. `allow`: both run. `skip`: it is made as `cancelled` "
+        "and not called. `queue`: it waits, in order, until the other has ended. Runs that were "
+        "asked for have one key together. It holds for runs made from then on.",
+    )
     enabled: bool = Field(
         default=True, strict=True, description="Disabled, its runs wait as `scheduled`."
     )
@@ -89,12 +96,31 @@ class DeploymentWritten(Strict):
         return document
 
 
+class BreakerShown(BaseModel):
+    """Whether a runner is called, or only probed since it fails."""
+
+    state: BreakerState = Field(
+        description="`closed`: it is called. `open`: most calls failed, and all runs wait but for "
+        "one each 30 s, a probe. `half-open`: a probe went well; more are called at once with "
+        "every success."
+    )
+    since: AwareDatetime | None = Field(description="null: it has always been closed.")
+    calls: int = Field(
+        description="Of the last 5 minutes; open, of those before it opened; half-open, since then."
+    )
+    failures: int = Field(description="Those of the calls that failed and are tried again.")
+    next_probe: AwareDatetime | None = Field(
+        description="Open, when the oldest run that is due is called."
+    )
+
+
 class DeploymentShown(DeploymentWritten):
     """A deployment, as it is stored."""
 
     name: Name
     id: UUID
     disabled_reason: str | None = Field(description="Why Upshot disabled it: its runner is gone.")
+    breaker: BreakerShown | None = Field(description="null: workers pull its runs.")
     created: AwareDatetime
     updated: AwareDatetime
 
@@ -129,14 +155,15 @@ async def put_deployment(
             fields = _fields_of(written, stored=None)
             made = await deployments.create(conn, name=name, deployment_id=uuid4(), fields=fields)
             if made is not None:
-                return json_answer(shown(made), 201)
+                return json_answer(shown(made, None), 201)
             # Somebody else has just made it.
             stored = await _locked(conn, name)
         replaced = await deployments.replace(
             conn, name=name, fields=_fields_of(written, stored=stored.runner)
         )
+        breaker = await _breaker_kept(conn, before=stored, after=replaced)
     services.wake("deliver")
-    return json_answer(shown(replaced))
+    return json_answer(shown(replaced, breaker))
 
 
 @router.patch(
@@ -153,15 +180,18 @@ async def patch_deployment(
     async with services.database.begin() as conn:
         stored = await _locked(conn, name)
         written = validated(
-            _adapter, patched(shown(stored), patch), known=list(DeploymentWritten.model_fields)
+            _adapter,
+            patched(shown(stored, None), patch),
+            known=list(DeploymentWritten.model_fields),
         )
         if written.name not in (None, name):
             message = "A deployment cannot be renamed."
             raise Invalid(message, [Problem(("name",), message)])
         fields = _fields_of(written, stored=stored.runner)
         changed = await deployments.replace(conn, name=name, fields=fields)
+        breaker = await _breaker_kept(conn, before=stored, after=changed)
     services.wake("deliver")
-    return json_answer(shown(changed))
+    return json_answer(shown(changed, breaker))
 
 
 @router.get(
@@ -174,9 +204,10 @@ async def show_deployment(name: NameInPath, services: Using) -> Response:
     """One deployment; its secrets and the values of its headers are shown as `***`."""
     async with services.database.begin() as conn:
         stored = await deployments.load(conn, name)
-    if stored is None:
-        raise unknown_deployment(name)
-    return json_answer(shown(stored))
+        if stored is None:
+            raise unknown_deployment(name)
+        found = await breakers.of_deployments(conn, [stored.id])
+    return json_answer(shown(stored, found.get(stored.id)))
 
 
 @router.get(
@@ -192,7 +223,24 @@ async def list_deployments(
     after = decode_cursor(cursor, read_name) or ""
     async with services.database.begin() as conn:
         found = await deployments.page(conn, after=after, limit=limit + 1)
-    return named_page(found, limit=limit, shown=shown)
+        of_each = await breakers.of_deployments(conn, [one.id for one in found])
+    return named_page(found, limit=limit, shown=lambda one: shown(one, of_each.get(one.id)))
+
+
+@router.post(
+    "/v1/deployments/{name}/breaker/reset",
+    summary="Call a runner that fails at once",
+    response_model=DeploymentShown,
+    responses=problems(404),
+)
+async def reset_breaker(name: NameInPath, services: Using) -> Response:
+    """Without waiting for the next probe: one run is called, and with every success one more."""
+    async with services.database.begin() as conn:
+        stored = await _locked(conn, name)
+        await breakers.reset(conn, stored.id)
+        found = await breakers.of_deployments(conn, [stored.id])
+    services.wake("deliver")
+    return json_answer(shown(stored, found.get(stored.id)))
 
 
 @router.delete(
@@ -204,7 +252,7 @@ async def list_deployments(
 async def delete_deployment(name: NameInPath, services: Using) -> Response:
     """Its open runs are cancelled. One that triggers still run is kept, with a 409."""
     async with services.database.begin() as conn:
-        await _locked(conn, name)
+        stored = await _locked(conn, name)
         using = await deployments.triggers_using(conn, name, limit=ROWS_SHOWN_WITH_ONE_MAX)
         if using:
             raise _in_use(name, using)
@@ -213,10 +261,11 @@ async def delete_deployment(name: NameInPath, services: Using) -> Response:
             await deployments.remove(conn, name)
         except IntegrityError:
             raise _in_use(name, []) from None
+        await breakers.forget(conn, stored.id)
     return no_answer()
 
 
-def shown(deployment: Deployment) -> dict[str, Any]:
+def shown(deployment: Deployment, breaker: Breaker | None) -> dict[str, Any]:
     """A deployment as it is answered, without a secret in it."""
     return {
         "name": deployment.name,
@@ -231,9 +280,32 @@ def shown(deployment: Deployment) -> dict[str, Any]:
         "overlap": deployment.overlap,
         "enabled": deployment.enabled,
         "disabled_reason": deployment.disabled_reason,
+        "breaker": _breaker_shown(breaker or Breaker())
+        if isinstance(deployment.runner, Webhook)
+        else None,
         "created": deployment.created_at,
         "updated": deployment.updated_at,
     }
+
+
+def _breaker_shown(breaker: Breaker) -> dict[str, Any]:
+    return {
+        "state": breaker.state.value,
+        "since": breaker.since,
+        "calls": breaker.calls,
+        "failures": breaker.failures,
+        "next_probe": breaker.probe_at,
+    }
+
+
+async def _breaker_kept(
+    conn: AsyncConnection, *, before: Deployment, after: Deployment
+) -> Breaker | None:
+    """What is known of a runner says nothing of another."""
+    if before.runner != after.runner:
+        await breakers.forget(conn, before.id)
+        return None
+    return (await breakers.of_deployments(conn, [before.id])).get(before.id)
 
 
 async def _locked(conn: AsyncConnection, name: str) -> Deployment:
@@ -254,7 +326,7 @@ def _in_use(name: str, triggers: list[str]) -> Conflict:
     )
 
 
-def _fields_of(written: DeploymentWritten, *, stored: Webhook | None) -> DeploymentFields:
+def _fields_of(written: DeploymentWritten, *, stored: Runner | None) -> DeploymentFields:
     """What is to be stored, with the secrets that were kept, or Invalid with what is wrong."""
     _check_parameters(written)
     return DeploymentFields(

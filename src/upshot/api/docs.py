@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 
 from upshot.api.answers import json_answer
 from upshot.api.auth import scope_of
-from upshot.api.events import EventPosted
+from upshot.api.events import CloudEventPosted, EventPosted
 from upshot.api.problems import ProblemDocument
 
 ASSETS: Final = Path(__file__).parent / "static"
@@ -18,7 +18,7 @@ _POLICY: Final = (
     "script-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
 )
 _REF: Final = "#/components/schemas/{model}"
-_DOCUMENTED: Final = (ProblemDocument, EventPosted)
+_DOCUMENTED: Final = (ProblemDocument, EventPosted, CloudEventPosted)
 _DESCRIPTION: Final = """\
 Apps post events; a trigger waits for them, key by key; when it is met, its deployment is run.
 

@@ -5,16 +5,17 @@ import os
 import time
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 import msgspec
 from fastapi import Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from upshot import metrics
 from upshot.api.answers import Listed, json_answer
-from upshot.api.bodies import JSON, content_type_of, read_body
+from upshot.api.bodies import JSON, content_type_of, read_body, refuse_compressed
 from upshot.api.paging import (
     DEFAULT,
     CursorText,
@@ -31,7 +32,16 @@ from upshot.api.routing import new_router
 from upshot.api.services import Services, Using, services_of
 from upshot.core.errors import Invalid, NotFound, Problem, Unsupported
 from upshot.core.events import Event, event_json
-from upshot.core.intake import Ids, NewEvent, Reading, read_json, read_ndjson
+from upshot.core.intake import (
+    Ids,
+    NewEvent,
+    Reading,
+    read_binary_cloudevent,
+    read_cloudevent,
+    read_cloudevents,
+    read_json,
+    read_ndjson,
+)
 from upshot.core.limits import (
     BIG_BODY_BYTES_MIN,
     BODY_BYTES_MAX,
@@ -46,6 +56,8 @@ from upshot.pipeline.ingest import Conflicting, Duplicate, Result, Stored
 from upshot.storage import events, runs
 
 NDJSON: Final = "application/x-ndjson"
+CLOUDEVENT: Final = "application/cloudevents+json"
+CLOUDEVENTS: Final = "application/cloudevents-batch+json"
 
 router = new_router("events")
 
@@ -76,6 +88,38 @@ class EventPosted(BaseModel):
         default=None, description="To post it again without harm; default: made by the server."
     )
     follows: UUID | None = Field(default=None, description="The event that came before this one.")
+
+
+class CloudEventPosted(BaseModel):
+    """A CloudEvent 1.0. What it has beside these are extensions; they become labels."""
+
+    model_config = ConfigDict(extra="allow")
+
+    specversion: str = Field(examples=["1.0"])
+    type: str = Field(
+        min_length=1, max_length=EVENT_NAME_CHARS_MAX, description="Becomes the event's name."
+    )
+    source: str = Field(min_length=1, description="Becomes a label.")
+    id: str = Field(
+        min_length=1,
+        description="Kept when it is a UUID. Otherwise the event's id is the UUID of version 5 "
+        "whose name it is, in the namespace that is the source's own UUID of version 5 for URLs; "
+        "the label `cloudevents.id` keeps it.",
+    )
+    subject: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Becomes the `prefect.resource.id`; without it the source does.",
+    )
+    time: datetime | None = Field(default=None, description="When it occurred; default: now.")
+    datacontenttype: str | None = Field(default=None, description="Becomes a label.")
+    dataschema: str | None = Field(default=None, description="Becomes a label.")
+    data: Any = Field(
+        default=None, description='An object is the payload; anything else is its field "data".'
+    )
+    data_base64: str | None = Field(
+        default=None, description='Is kept as the payload\'s field "data_base64".'
+    )
 
 
 class Posted(BaseModel):
@@ -144,7 +188,17 @@ _ORDER_CREATED: Final = {
     "resource": {"prefect.resource.id": "123"},
     "payload": {"total": 99.5},
 }
-_REQUEST_DOCUMENTED: Final = {
+_CLOUDEVENT: Final = {
+    "specversion": "1.0",
+    "type": "order.created",
+    "source": "/shop",
+    "subject": "123",
+    "id": "A234-1234-1234",
+    "data": {"total": 99.5},
+}
+_CE: Final = "ce-"
+_CE_MARKS: Final = ("ce-specversion", "ce-id", "ce-source", "ce-type")
+_REQUEST_DOCUMENTED: Final[dict[str, Any]] = {
     "parameters": [
         {
             "name": "wait",
@@ -152,7 +206,17 @@ _REQUEST_DOCUMENTED: Final = {
             "required": False,
             "schema": {"type": "string", "enum": ["evaluated"]},
             "description": "Answer once the events are evaluated.",
-        }
+        },
+        *(
+            {
+                "name": name,
+                "in": "header",
+                "required": False,
+                "schema": {"type": "string"},
+                "description": "Of a CloudEvent in binary mode, whose data is the body.",
+            }
+            for name in (*_CE_MARKS, "ce-subject", "ce-time")
+        ),
     ],
     "requestBody": {
         "required": True,
@@ -183,6 +247,18 @@ _REQUEST_DOCUMENTED: Final = {
                 "schema": {"type": "string", "description": "One event a line."},
                 "example": '{"event": "order.created", "resource": {"id": "123"}}\n',
             },
+            CLOUDEVENT: {
+                "schema": {"$ref": "#/components/schemas/CloudEventPosted"},
+                "example": _CLOUDEVENT,
+            },
+            CLOUDEVENTS: {
+                "schema": {
+                    "type": "array",
+                    "items": {"$ref": "#/components/schemas/CloudEventPosted"},
+                    "minItems": 1,
+                },
+                "example": [_CLOUDEVENT],
+            },
         },
     },
 }
@@ -201,14 +277,15 @@ _REQUEST_DOCUMENTED: Final = {
     openapi_extra=_REQUEST_DOCUMENTED,
 )
 async def post_events(request: Request) -> Response:
-    """Store one event, an array of them, or one a line (NDJSON).
+    """Store one event, an array of them, one a line (NDJSON), or CloudEvents 1.0: structured, in
+    batches, or binary, with `ce-` headers.
 
     A 2xx answer comes after they are committed. One bad event does not keep its neighbours from
     being stored: it is `rejected`, and its `error` says why. When none is valid the answer is 422,
     with the same `results`.
     """
     services, waits = services_of(request), _waits(request)
-    read = _reader_for(content_type_of(request))
+    read = _reader_for(request)
     reading = await _read(read, await read_body(request, limit=BODY_BYTES_MAX), services.now())
     new = [verdict for verdict in reading.verdicts if isinstance(verdict, NewEvent)]
     results = iter(await services.ingest.append(new) if new else [])
@@ -236,13 +313,31 @@ def _waits(request: Request) -> bool:
 
 _Reader = Callable[..., Reading]
 
+_STRUCTURED: Final = "application/cloudevents"
+_READERS: Final[dict[str, _Reader]] = {
+    JSON: read_json,
+    NDJSON: read_ndjson,
+    CLOUDEVENT: read_cloudevent,
+    CLOUDEVENTS: read_cloudevents,
+}
 
-def _reader_for(content_type: str) -> _Reader:
-    if content_type == JSON:
-        return read_json
-    if content_type == NDJSON:
-        return read_ndjson
-    raise Unsupported(f"Events are posted as {JSON} or {NDJSON}, not as {content_type[:100]}.")
+
+def _reader_for(request: Request) -> _Reader:
+    said = request.headers.get("content-type")
+    is_structured = said is not None and said.lstrip().lower().startswith(_STRUCTURED)
+    if not is_structured and any(mark in request.headers for mark in _CE_MARKS):
+        refuse_compressed(request)
+        headers = [
+            (name.removeprefix(_CE), value)
+            for name, value in request.headers.items()
+            if name.startswith(_CE)
+        ]
+        return partial(read_binary_cloudevent, headers=headers, content_type=said)
+    content_type = content_type_of(request)
+    if content_type not in _READERS:
+        known = f"{', '.join(_READERS)}, or as CloudEvents with `ce-` headers"
+        raise Unsupported(f"Events are posted as {known}, not as {content_type[:100]}.")
+    return _READERS[content_type]
 
 
 async def _read(read: _Reader, body: bytes, now: datetime) -> Reading:

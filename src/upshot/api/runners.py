@@ -3,11 +3,12 @@
 from datetime import timedelta
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field
+from pydantic import Tag as Kind
 
 from upshot.api.bodies import merge_patch
 from upshot.api.problems import prefixed
-from upshot.core.delivery import Webhook, webhook_problems
+from upshot.core.delivery import Pull, Runner, Webhook, pull_problems, webhook_problems
 from upshot.core.errors import Invalid, Problem
 from upshot.core.language import Duration, Strict, seconds
 from upshot.core.limits import RETRIES_DEFAULT, RETRIES_MAX, RUNNER_TIMEOUT_DEFAULT, URL_CHARS_MAX
@@ -20,7 +21,7 @@ _HIDDEN_FIELDS: Final = ("secret", "headers")
 Secret = Annotated[str, Field(max_length=256)]
 
 
-class Runner(Strict):
+class WebhookRunner(Strict):
     """A webhook: an HTTP endpoint that is called with each run."""
 
     type: Literal["webhook"] = "webhook"
@@ -53,7 +54,36 @@ class Runner(Strict):
     )
 
 
-def runner_shown(runner: Webhook) -> dict[str, Any]:
+class PullRunner(Strict):
+    """Workers that ask for runs, by `POST /v1/runs/claim`, and need no open port."""
+
+    type: Literal["pull"]
+    retries: list[Duration] = Field(
+        default=[timedelta(seconds=wait) for wait in RETRIES_DEFAULT],
+        max_length=RETRIES_MAX,
+        description="Seconds to wait before each further attempt that a worker asks for by "
+        "`retry`. A run whose worker vanished is offered again at once, which uses up one of them.",
+    )
+
+
+def _kind_of(written: Any) -> str:
+    kind = written.get("type") if isinstance(written, dict) else getattr(written, "type", None)
+    return "webhook" if kind is None else str(kind)
+
+
+RunnerWritten = Annotated[
+    Annotated[WebhookRunner, Kind("webhook")] | Annotated[PullRunner, Kind("pull")],
+    Discriminator(
+        _kind_of,
+        custom_error_type="unknown_type",
+        custom_error_message="type must be 'webhook' or 'pull'",
+    ),
+]
+
+
+def runner_shown(runner: Runner) -> dict[str, Any]:
+    if isinstance(runner, Pull):
+        return {"type": "pull", "retries": _shown_waits(runner.retries)}
     hidden: Any = [HIDDEN] * len(runner.secrets)
     return {
         "type": "webhook",
@@ -61,12 +91,19 @@ def runner_shown(runner: Webhook) -> dict[str, Any]:
         "headers": dict.fromkeys(runner.headers, HIDDEN),
         "secret": hidden if len(hidden) > 1 else (hidden[0] if hidden else None),
         "timeout": seconds(runner.timeout),
-        "retries": [seconds(timedelta(seconds=wait)) for wait in runner.retries],
+        "retries": _shown_waits(runner.retries),
     }
 
 
+def _shown_waits(waits: tuple[float, ...]) -> list[int | float]:
+    return [seconds(timedelta(seconds=wait)) for wait in waits]
+
+
 def patched(document: dict[str, Any], patch: dict[str, Any]) -> Any:
-    """The merge. What is hidden is left out, which keeps it, and null for it stays null."""
+    """The merge. What is hidden is left out, which keeps it, and null for it stays null.
+
+    A runner of another type takes the place of the one there was, whose fields it has not.
+    """
     shown_runner = {
         name: value for name, value in document["runner"].items() if name not in _HIDDEN_FIELDS
     }
@@ -74,6 +111,8 @@ def patched(document: dict[str, Any], patch: dict[str, Any]) -> Any:
     runner = patch.get("runner")
     if not isinstance(runner, dict):
         return merged
+    if _kind_of(merged["runner"]) != document["runner"]["type"]:
+        return {**merged, "runner": merge_patch({}, runner)}
     for field in _HIDDEN_FIELDS:
         if field in runner and runner[field] is None:
             merged["runner"][field] = None
@@ -85,22 +124,40 @@ def patched(document: dict[str, Any], patch: dict[str, Any]) -> Any:
     return merged
 
 
-def runner_of(written: Runner, stored: Webhook | None) -> Webhook:
+def runner_of(written: RunnerWritten, stored: Runner | None) -> Runner:
+    """What is to be stored, with the secrets that were kept, or Invalid with what is wrong."""
+    if isinstance(written, PullRunner):
+        pull = Pull(_waits(written.retries))
+        _check(pull_problems(pull))
+        return pull
+    return _webhook_of(written, stored if isinstance(stored, Webhook) else None)
+
+
+def _webhook_of(written: WebhookRunner, stored: Webhook | None) -> Webhook:
     found: list[Problem] = []
     runner = Webhook(
         url=written.url,
         headers=_headers_of(written, stored, found),
         secrets=_secrets_of(written, stored, found),
         timeout=written.timeout,
-        retries=tuple(wait.total_seconds() for wait in written.retries),
+        retries=_waits(written.retries),
     )
-    found += webhook_problems(runner)
-    if found:
-        raise Invalid(f"The runner cannot be used: {found[0].msg}", prefixed("runner", found))
+    _check([*found, *webhook_problems(runner)])
     return runner
 
 
-def _headers_of(written: Runner, stored: Webhook | None, found: list[Problem]) -> dict[str, str]:
+def _waits(waits: list[timedelta]) -> tuple[float, ...]:
+    return tuple(wait.total_seconds() for wait in waits)
+
+
+def _check(found: list[Problem]) -> None:
+    if found:
+        raise Invalid(f"The runner cannot be used: {found[0].msg}", prefixed("runner", found))
+
+
+def _headers_of(
+    written: WebhookRunner, stored: Webhook | None, found: list[Problem]
+) -> dict[str, str]:
     kept = {name.lower(): value for name, value in (stored.headers if stored else {}).items()}
     if written.headers is None:
         return {}
@@ -120,7 +177,9 @@ def _headers_of(written: Runner, stored: Webhook | None, found: list[Problem]) -
     return headers
 
 
-def _secrets_of(written: Runner, stored: Webhook | None, found: list[Problem]) -> tuple[str, ...]:
+def _secrets_of(
+    written: WebhookRunner, stored: Webhook | None, found: list[Problem]
+) -> tuple[str, ...]:
     kept = stored.secrets if stored else ()
     sent = written.secret
     if "secret" not in written.model_fields_set:

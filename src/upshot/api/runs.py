@@ -1,11 +1,11 @@
-"""Runs: listed, shown with their cause and every attempt, retried, cancelled, reported on."""
+"""Runs: listed, shown with their cause and every attempt, cancelled, reported on."""
 
 import json
-from datetime import datetime
+import random
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-import msgspec
 from fastapi import Body, Query, Response
 from pydantic import AwareDatetime, BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,16 +25,17 @@ from upshot.api.paging import (
 from upshot.api.problems import BODY, problems
 from upshot.api.routing import new_router
 from upshot.api.services import Using
+from upshot.core.delivery import retry_at
 from upshot.core.errors import Conflict, Invalid, NotFound, Problem
 from upshot.core.language import Name, Storable, StorableJson, Strict
-from upshot.core.limits import CHAIN_DEPTH_MAX, LEASE, RESULT_BYTES_MAX, TEXT_CHARS_MAX
+from upshot.core.limits import LEASE, RESULT_BYTES_MAX, TEXT_CHARS_MAX
 from upshot.core.runs import RunState
-from upshot.core.templates import event_document, merged_source
-from upshot.storage import deployments, events, runs, triggers
-from upshot.storage.runs import RunFilter, RunSummary, StoredRun
+from upshot.storage import runs
+from upshot.storage.runs import RunFilter, RunSummary
 
 router = new_router("runs")
 
+_FAILED: Final = "the runner reported that it failed"
 _WAITING: Final = (RunState.SCHEDULED, RunState.RETRYING)
 
 
@@ -58,11 +59,12 @@ class RunListed(BaseModel):
     scheduled_at: AwareDatetime
     finished: AwareDatetime | None
     next_attempt_at: AwareDatetime | None = Field(description="While it waits for one.")
+    waits: bool = Field(description="Another run of its key has to end first (`overlap`: queue).")
     error: str | None = Field(description="Why it failed or was cancelled.")
 
 
 class RunAttempt(BaseModel):
-    """One call of the runner."""
+    """One call of the runner, or one claim of a worker."""
 
     number: int
     started: AwareDatetime
@@ -71,6 +73,7 @@ class RunAttempt(BaseModel):
     outcome: str
     error: str | None
     response: str | None = Field(description="The beginning of what the runner answered.")
+    worker: str | None = Field(description="Who pulled the run; null: Upshot called its runner.")
 
 
 class RunShown(RunListed):
@@ -87,10 +90,19 @@ class RunShown(RunListed):
 
 
 class Report(Strict):
-    """What a runner that answered 202 has to say."""
+    """What a worker, or a runner that answered 202, has to say."""
 
-    lease: UUID = Field(description="From the call.")
-    state: Literal["running", "completed", "failed"]
+    lease: UUID = Field(description="From the call, or the claim.")
+    state: Literal["running", "completed", "failed", "released"] = Field(
+        description="`running` is the heartbeat. `released` gives the run back, to be begun again "
+        "at once, at no cost: for a worker that stops."
+    )
+    retry: bool = Field(
+        default=False,
+        strict=True,
+        description="With `failed`: try again after the runner's next wait in `retries`, as long "
+        "as there is one.",
+    )
     result: Annotated[Any, StorableJson] = Field(default=None, description="Any JSON.")
     error: Annotated[str, Storable, Field(max_length=TEXT_CHARS_MAX)] | None = None
 
@@ -141,38 +153,7 @@ async def show_run(run_id: UUID, services: Using) -> Response:
     async with services.database.begin() as conn:
         answer = await run_answer(conn, run_id, status=200)
     if answer is None:
-        raise _unknown(run_id)
-    return answer
-
-
-@router.post(
-    "/v1/runs/{run_id}/retry",
-    summary="Run it again",
-    response_model=RunShown,
-    responses=problems(404, 409),
-)
-async def retry_run(run_id: UUID, services: Using) -> Response:
-    """A failed or cancelled run begins again under its id, due now; a waiting retry comes now.
-
-    Parameters that were rendered stay. Those that could not be are rendered again, with what the
-    trigger and the deployment say now.
-    """
-    async with services.database.begin() as conn:
-        state = await runs.lock(conn, run_id)
-        match state:
-            case None:
-                raise _unknown(run_id)
-            case RunState.FAILED | RunState.CANCELLED:
-                await _begin_again(conn, run_id)
-            case RunState.RETRYING:
-                await runs.make_due(conn, run_id)
-            case RunState.SCHEDULED | RunState.RUNNING | RunState.COMPLETED:
-                raise Conflict(
-                    f"Run {run_id} is {state}; failed, cancelled and retrying runs are retried."
-                )
-        answer = await run_answer(conn, run_id, status=200)
-    assert answer is not None
-    services.wake("deliver")
+        raise unknown_run(run_id)
     return answer
 
 
@@ -188,11 +169,12 @@ async def cancel_run(run_id: UUID, services: Using) -> Response:
         if not await runs.cancel_if_open(conn, run_id, reason="cancelled by request"):
             state = await runs.lock(conn, run_id)
             if state is None:
-                raise _unknown(run_id)
+                raise unknown_run(run_id)
             raise Conflict(f"Run {run_id} is {state} already.")
         answer = await run_answer(conn, run_id, status=200)
     assert answer is not None
     metrics.RUNS_FINISHED.labels(RunState.CANCELLED.value).inc()
+    services.wake("deliver")
     return answer
 
 
@@ -218,21 +200,32 @@ async def report_run(
         ),
     ],
 ) -> Response:
-    """For runners that answered 202: `running` is the heartbeat and prolongs the lease.
+    """For workers, and for runners that answered 202: `running` is the heartbeat and prolongs the
+    lease, a worker's by 30 s, a runner's by `run_timeout`.
 
-    Whoever has lost the lease gets a 409 and changes nothing.
+    A heartbeat that is answered `cancel: true` says that the run was cancelled. Otherwise, whoever
+    has lost the lease gets a 409 and changes nothing.
     """
     if len(json.dumps(report.result)) > RESULT_BYTES_MAX:
         message = f"The result is larger than {RESULT_BYTES_MAX:,} bytes."
         raise Invalid(message, [Problem(("result",), message)])
+    if report.retry and report.state != "failed":
+        message = "Only what has failed is tried again."
+        raise Invalid(message, [Problem(("retry",), message)])
+    lease_until = None
     async with services.database.begin() as conn:
         if report.state == "running":
             lease_until = await _renewed(conn, run_id, report.lease)
             state = RunState.CANCELLED if lease_until is None else RunState.RUNNING
+        elif report.state == "released" or report.retry:
+            state = await _give_back(conn, run_id, report, services.now())
         else:
-            state, lease_until = RunState(report.state), None
+            state = RunState(report.state)
             await _finish(conn, run_id, report, state)
     if report.state != "running":
+        # There is room for another run, and maybe one that has waited for this one to end.
+        services.wake("deliver")
+    if state in (RunState.COMPLETED, RunState.FAILED):
         metrics.RUNS_FINISHED.labels(state.value).inc()
         services.wake("evaluate")
     return json_answer(
@@ -269,6 +262,7 @@ async def run_answer(conn: AsyncConnection, run_id: UUID, *, status: int) -> Res
                     "outcome": attempt.outcome,
                     "error": attempt.error,
                     "response": attempt.response,
+                    "worker": attempt.worker,
                 }
                 for attempt in attempts
             ],
@@ -289,58 +283,13 @@ def _summary(run: RunSummary) -> dict[str, Any]:
         "scheduled_at": run.scheduled_at,
         "finished": run.finished_at,
         "next_attempt_at": run.due_at if run.state in _WAITING else None,
+        "waits": run.waits,
         "error": run.error,
     }
 
 
-def _unknown(run_id: UUID) -> NotFound:
+def unknown_run(run_id: UUID) -> NotFound:
     return NotFound(f"There is no run {run_id}; it may be past its retention.")
-
-
-async def _begin_again(conn: AsyncConnection, run_id: UUID) -> None:
-    run = await runs.load(conn, run_id)
-    assert run is not None
-    if run.depth > CHAIN_DEPTH_MAX:
-        raise Conflict(f"Run {run_id} is not called: {run.error}.")
-    deployment = await deployments.hold(conn, run.deployment)
-    if deployment is None:
-        raise Conflict(f"Deployment {run.deployment!r} of run {run_id} is gone.")
-    template = None
-    if run.parameters is None and (run.template is None or run.state == RunState.FAILED):
-        template = await _template_of(conn, run, deployment.parameters)
-    await runs.reopen(conn, run_id, template=template)
-    await runs.enqueue(conn, run_id, deployment=run.deployment)
-
-
-async def _template_of(
-    conn: AsyncConnection, run: StoredRun, defaults: dict[str, Any]
-) -> dict[str, Any] | None:
-    """What is to be rendered now; None: what was to be, as it is stored."""
-    if run.trigger_id is None:
-        return None
-    trigger = await triggers.load_by_id(conn, run.trigger_id)
-    if trigger is None:
-        raise Conflict(
-            f"The parameters of run {run.id} were never rendered, and its trigger is gone."
-        )
-    wanted = [*run.event_ids, *([run.after_id] if run.after_id else [])]
-    found = await events.load(conn, wanted) if wanted else {}
-    documents = {event_id: event_document(event) for event_id, event in found.items()}
-    return {
-        "parameters": merged_source(defaults, trigger.document["parameters"]),
-        "context": {
-            "event": None if run.event is None else msgspec.json.decode(run.event),
-            "after": documents.get(run.after_id) if run.after_id else None,
-            "events": [documents[one] for one in run.event_ids if one in documents],
-            "labels": msgspec.json.decode(run.labels),
-            "trigger": {
-                "id": str(trigger.id),
-                "name": trigger.name,
-                "version": trigger.version,
-            },
-            "deployment": {"name": run.deployment},
-        },
-    }
 
 
 async def _renewed(conn: AsyncConnection, run_id: UUID, lease: UUID) -> datetime | None:
@@ -351,10 +300,44 @@ async def _renewed(conn: AsyncConnection, run_id: UUID, lease: UUID) -> datetime
     return until
 
 
+async def _give_back(
+    conn: AsyncConnection, run_id: UUID, report: Report, now: datetime
+) -> RunState:
+    """The run's next state: `retrying`, or `failed` where no retries are left."""
+    held = await runs.hold_if_leased(conn, run_id, lease=report.lease)
+    if held is None:
+        await _state_of(conn, run_id)
+        raise _lost(run_id)
+    again_after, error = timedelta(0), report.error
+    if report.retry:
+        error = error or _FAILED
+        again_at = retry_at(
+            now,
+            retries=held.runner["retries"] if held.runner else (),
+            retries_used=held.retries_used,
+            after=None,
+            jitter=random.random(),
+        )
+        if again_at is None:
+            spent = report.model_copy(update={"error": f"{error}; no retries are left"})
+            await _finish(conn, run_id, spent, RunState.FAILED)
+            return RunState.FAILED
+        again_after = again_at - now
+    await runs.give_back(
+        conn,
+        run_id,
+        outcome="failed" if report.retry else "released",
+        error=error,
+        again_after=again_after,
+        uses_retry=report.retry,
+    )
+    return RunState.RETRYING
+
+
 async def _finish(conn: AsyncConnection, run_id: UUID, report: Report, state: RunState) -> None:
     error = report.error
     if state == RunState.FAILED and error is None:
-        error = "the runner reported that it failed"
+        error = _FAILED
     finished = await runs.finish_if_leased(
         conn,
         run_id,
@@ -371,7 +354,7 @@ async def _finish(conn: AsyncConnection, run_id: UUID, report: Report, state: Ru
 async def _state_of(conn: AsyncConnection, run_id: UUID) -> str:
     run = await runs.load(conn, run_id)
     if run is None:
-        raise _unknown(run_id)
+        raise unknown_run(run_id)
     return run.state
 
 

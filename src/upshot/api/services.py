@@ -12,6 +12,7 @@ from upshot.core.intake import NewEvent
 from upshot.pipeline.ingest import Result
 from upshot.settings import Settings
 from upshot.storage.database import Database
+from upshot.workers.offers import Offers
 
 
 class Ingest(Protocol):
@@ -31,6 +32,7 @@ class Services:
     settings: Settings
     database: Database
     ingest: Ingest
+    offers: Offers
     wake: Callable[[str], None]
     not_ready: Callable[[], str | None]
     now: Callable[[], datetime]

@@ -15,8 +15,10 @@ from upshot.api.answers import json_answer
 from upshot.api.problems import problem_answer, problems
 from upshot.api.routing import new_router
 from upshot.api.services import Services, Using
-from upshot.core.limits import COUNTS_CACHED_FOR
-from upshot.storage import status
+from upshot.core.breaker import BreakerState
+from upshot.core.limits import BREAKERS_SHOWN_MAX, COUNTS_CACHED_FOR
+from upshot.storage import breakers, status
+from upshot.storage.breakers import NotClosed
 from upshot.storage.status import Counts
 
 VERSION: Final = version("upshot")
@@ -120,6 +122,8 @@ async def show_metrics(request: Request, services: Using) -> Response:
     metrics.DEPLOYMENTS.set(counts.deployments)
     for state, count in counts.open_runs.items():
         metrics.RUNS_OPEN.labels(state).set(count)
+    async with services.database.begin() as conn:
+        _measure_breakers(await breakers.not_closed(conn, limit=BREAKERS_SHOWN_MAX))
     return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
@@ -141,6 +145,14 @@ async def readyz(services: Using) -> Response:
     if missing is not None:
         return problem_answer(503, missing, headers={"retry-after": RETRY_AFTER_NOT_READY})
     return json_answer({"ready": True})
+
+
+def _measure_breakers(found: NotClosed) -> None:
+    for state in (BreakerState.OPEN, BreakerState.HALF_OPEN):
+        metrics.BREAKERS.labels(state.value).set(found.counts.get(state, 0))
+    metrics.BREAKER_NOT_CLOSED.clear()
+    for name in found.names:
+        metrics.BREAKER_NOT_CLOSED.labels(name).set(1)
 
 
 async def _measure(request: Request, services: Services) -> tuple[status.Lag, Counts]:

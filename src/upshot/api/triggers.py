@@ -33,8 +33,10 @@ from upshot.core.language import (
     read_trigger,
     same_condition,
 )
-from upshot.core.templates import compile_parameters
+from upshot.core.parameter_schema import compile_schema, violations_ahead
+from upshot.core.templates import compile_parameters, merged_source
 from upshot.storage import deployments, triggers
+from upshot.storage.deployments import Deployment
 from upshot.storage.triggers import Keys, StoredTrigger
 
 router = new_router("triggers")
@@ -316,9 +318,31 @@ async def _check(conn: AsyncConnection, written: AnyTrigger) -> None:
     except Invalid as error:
         raise Invalid(error.message, prefixed("parameters", error.problems)) from None
     written.compiled()
-    if await deployments.hold(conn, written.deployment) is None:
+    deployment = await deployments.hold(conn, written.deployment)
+    if deployment is None:
         message = f"There is no deployment {written.deployment!r}. Make it first."
         raise Invalid(message, [Problem(("deployment",), message)])
+    # A trigger that a change of the schema has broken can still be disabled.
+    if written.enabled and deployment.parameter_schema is not None:
+        _check_schema(deployment, deployment.parameter_schema, written)
+
+
+def _check_schema(deployment: Deployment, schema: dict[str, Any], written: AnyTrigger) -> None:
+    try:
+        given = compile_parameters(merged_source(deployment.parameters, written.parameters))
+    except Invalid as error:
+        raise Invalid(error.message, prefixed("parameters", error.problems)) from None
+    constants = given.constants
+    found = violations_ahead(
+        compile_schema(schema), constants=constants, templated=given.source.keys() - constants
+    )
+    if found:
+        where = ".".join(map(str, found[0].loc))
+        raise Invalid(
+            f"The parameters break the schema of deployment {deployment.name!r}: "
+            f"{where}: {found[0].msg}",
+            prefixed("parameters", found),
+        )
 
 
 def _document(written: AnyTrigger) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from upshot.cli.client import connected, path_of
+from upshot.cli.client import Client, connected, path_of
 from upshot.cli.options import LIMIT, AsJson, Key, Limit, Since, Until, Url
 from upshot.cli.output import local_time, plain, print_fields, print_json, print_table
 
 app = typer.Typer(no_args_is_help=True, help="Runs: what was made of events, and how it went.")
 
 State = Literal["scheduled", "running", "retrying", "completed", "failed", "cancelled"]
+EndedState = Literal["failed", "cancelled"]
 RunId = Annotated[str, typer.Argument(metavar="ID", help="The run's id.", show_default=False)]
 
 
@@ -80,9 +81,70 @@ def show(run_id: RunId, url: Url = None, key: Key = None, as_json: AsJson = Fals
 
 
 @app.command()
-def retry(run_id: RunId, url: Url = None, key: Key = None, as_json: AsJson = False) -> None:
-    """Run a failed or cancelled run again, under the same id."""
-    _ask(run_id, "retry", url=url, key=key, as_json=as_json)
+def retry(
+    run_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="One run's id.", show_default=False)
+    ] = None,
+    deployment: Annotated[
+        str | None, typer.Option(metavar="NAME", help="All runs of this deployment.")
+    ] = None,
+    trigger: Annotated[
+        str | None, typer.Option(metavar="NAME", help="All runs of this trigger.")
+    ] = None,
+    state: Annotated[EndedState | None, typer.Option(help="All runs that ended like this.")] = None,
+    since: Since = None,
+    until: Until = None,
+    url: Url = None,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run ended runs again under their ids: one, or all that fit.
+
+    \b
+    Examples:
+      upshot run retry 0197c1f2-6f3a-7c4e-9d55-0b1f0a6d2c11
+      upshot run retry --deployment post-order-complete --since 2h
+      upshot run retry --state cancelled --trigger order-complete
+    """
+    wanted = {
+        name: value
+        for name, value in {
+            "deployment": deployment,
+            "trigger": trigger,
+            "state": state,
+            "since": since,
+            "until": until,
+        }.items()
+        if value is not None
+    }
+    if bool(run_id) == bool(wanted):
+        raise typer.BadParameter(
+            "name one run by its id, or many by --deployment, --trigger, --state, --since, --until"
+        )
+    if run_id:
+        _ask(run_id, "retry", url=url, key=key, as_json=as_json)
+        return
+    with connected(url, key) as client:
+        total = _retry_all(client, wanted)
+    if as_json:
+        print_json(total)
+        return
+    for one in total["not_retried"]:
+        typer.echo(plain(f"{one['id']}: not retried: {one['reason']}"))
+    typer.echo(f"{total['retried']} runs begin again.")
+
+
+def _retry_all(client: Client, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Over as many requests as it takes."""
+    retried, not_retried, cursor = 0, [], None
+    while True:
+        document = {**wanted, **({"cursor": cursor} if cursor else {})}
+        answer = client.call("POST", path_of("runs", "retry"), document=document).document
+        retried += answer["retried"]
+        not_retried += answer["not_retried"]
+        cursor = answer["next_cursor"]
+        if cursor is None:
+            return {"retried": retried, "not_retried": not_retried}
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What a webhook call says, what its answer means, and when it is tried again."""
+"""Runners; what a webhook call says, what its answer means, and when it is tried again."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -43,6 +43,18 @@ class Webhook:
     secrets: tuple[str, ...] = field(default=(), repr=False)
     timeout: timedelta = RUNNER_TIMEOUT_DEFAULT
     retries: tuple[float, ...] = RETRIES_DEFAULT
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """A runner that asks for runs. `retries` are the waits after failures that it wants repeated,
+    and their number is how often a run may be lost.
+    """
+
+    retries: tuple[float, ...] = RETRIES_DEFAULT
+
+
+Runner = Webhook | Pull
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,8 +259,14 @@ def webhook_problems(webhook: Webhook) -> list[Problem]:
         *_url_problems(webhook.url),
         *_header_problems(webhook.headers),
         *_secret_problems(webhook.secrets),
-        *_timing_problems(webhook.timeout, webhook.retries),
+        *_timeout_problems(webhook.timeout),
+        *_retries_problems(webhook.retries),
     ]
+
+
+def pull_problems(pull: Pull) -> list[Problem]:
+    """All that is wrong with a runner that pulls, by field."""
+    return _retries_problems(pull.retries)
 
 
 def _url_problems(url: str) -> list[Problem]:
@@ -348,11 +366,15 @@ def _secret_problems(secrets: tuple[str, ...]) -> list[Problem]:
     return problems
 
 
-def _timing_problems(timeout: timedelta, retries: tuple[float, ...]) -> list[Problem]:
+def _timeout_problems(timeout: timedelta) -> list[Problem]:
+    if timedelta(0) < timeout <= RUNNER_TIMEOUT_MAX:
+        return []
+    most = RUNNER_TIMEOUT_MAX.total_seconds()
+    return [Problem(("timeout",), f"Must be above 0 and at most {most:.0f} seconds.")]
+
+
+def _retries_problems(retries: tuple[float, ...]) -> list[Problem]:
     problems = []
-    if not timedelta(0) < timeout <= RUNNER_TIMEOUT_MAX:
-        most = RUNNER_TIMEOUT_MAX.total_seconds()
-        problems.append(Problem(("timeout",), f"Must be above 0 and at most {most:.0f} seconds."))
     if len(retries) > RETRIES_MAX:
         problems.append(Problem(("retries",), f"There are {len(retries)}; at most {RETRIES_MAX}."))
     for index, seconds in enumerate(retries):

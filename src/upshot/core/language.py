@@ -503,7 +503,11 @@ def same_condition(one: AnyCondition, other: AnyCondition) -> bool:
 
 
 def loc_without_kinds(loc: Sequence[str | int]) -> tuple[str | int, ...]:
-    """Where a problem is, in what the client wrote: pydantic names the kind of trigger too."""
+    """Where a problem is, in what the client wrote: pydantic names the kind of trigger too, or of
+    runner.
+    """
+    if loc[:1] == ("runner",) and loc[1:2] in (("webhook",), ("pull",)):
+        return ("runner", *loc[2:])
     kinds = ("event", "compound", "sequence")
     return tuple(
         step

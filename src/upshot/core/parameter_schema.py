@@ -1,13 +1,19 @@
 """A deployment's `parameter_schema`: JSON Schema that can neither reach out nor run away."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 from urllib.parse import unquote
 
-from jsonschema_rs import RegexOptions, ValidationError, Validator, validator_for
+from jsonschema_rs import (
+    RegexOptions,
+    ValidationError,
+    ValidationErrorKind,
+    Validator,
+    validator_for,
+)
 
 from upshot.core.errors import Invalid, Problem
 from upshot.core.limits import (
@@ -31,6 +37,11 @@ _NAMED_SCHEMAS: Final = frozenset(
     {"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"}
 )
 _DATA: Final = frozenset({"const", "default", "enum", "example", "examples"})
+# Keywords that say something of which parameters there are, and of one parameter's value.
+_OF_NAMES: Final = frozenset(
+    {"dependentRequired", "maxProperties", "minProperties", "propertyNames", "required"}
+)
+_OF_A_VALUE: Final = frozenset({"additionalProperties", "patternProperties", "properties"})
 _REFUSED: Final = frozenset({"$anchor", "$dynamicAnchor", "$dynamicRef", "$recursiveRef"})
 
 
@@ -60,6 +71,50 @@ def violations(schema: ParameterSchema, parameters: Mapping[str, Any]) -> list[P
         return [Problem(tuple(error.instance_path), _shortened(error.message)) for error in errors]
     except (ValueError, OverflowError) as error:
         return [Problem((), _shortened(f"cannot be checked: {error}"))]
+
+
+def violations_ahead(
+    schema: ParameterSchema, *, constants: Mapping[str, Any], templated: Iterable[str]
+) -> list[Problem]:
+    """What every run would break of it, whatever the templates give; at most so many.
+
+    Names are all known. What a template gives, and what depends on it, is for the run to see.
+    """
+    unknown: dict[str, Any] = dict.fromkeys(templated)
+    try:
+        errors = schema.iter_errors({**unknown, **constants})
+        certain = (error for error in errors if _is_certain(error, unknown))
+        problems = (problem for error in certain for problem in _problems_ahead(error))
+        return list(islice(problems, PROBLEMS_LISTED_MAX))
+    except (ValueError, OverflowError) as error:
+        return [Problem((), _shortened(f"cannot be checked: {error}"))]
+
+
+def _is_certain(error: ValidationError, unknown: Mapping[str, Any]) -> bool:
+    keyword = error.evaluation_path[0] if error.evaluation_path else None
+    if not unknown or keyword in _OF_NAMES or _unexpected(error):
+        return True
+    return keyword in _OF_A_VALUE and error.instance_path[0] not in unknown
+
+
+def _unexpected(error: ValidationError) -> list[str]:
+    """The names that the schema's own `additionalProperties` forbids."""
+    is_own = list(error.evaluation_path) == ["additionalProperties"]
+    if is_own and isinstance(error.kind, ValidationErrorKind.AdditionalProperties):
+        return error.kind.unexpected
+    return []
+
+
+def _problems_ahead(error: ValidationError) -> list[Problem]:
+    unexpected = _unexpected(error)
+    if unexpected:
+        return [Problem((name,), "The deployment takes no such parameter.") for name in unexpected]
+    if isinstance(error.kind, ValidationErrorKind.Required) and not error.instance_path:
+        missing = _shortened(str(error.kind.property))
+        return [
+            Problem((missing,), "The deployment requires this parameter, and nothing gives it.")
+        ]
+    return [Problem(tuple(error.instance_path), _shortened(error.message))]
 
 
 def breach_of(schema: str | None, parameters: Mapping[str, Any]) -> str | None:

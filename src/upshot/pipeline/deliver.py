@@ -12,6 +12,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
+from upshot.core.breaker import BreakerState, Called, is_free
 from upshot.core.delivery import (
     Accepted,
     Attempt,
@@ -25,13 +26,15 @@ from upshot.core.delivery import (
     judge,
     retry_at,
 )
-from upshot.core.limits import CALLS_MAX, LEASE
-from upshot.core.parameter_schema import breach_of
+from upshot.core.limits import CALLS_MAX, LEASE, PROBE_EVERY
 from upshot.core.templates import RenderFailed
 from upshot.metrics import ATTEMPT_SECONDS, ATTEMPTS, DELIVERY_DELAY_SECONDS, RUNS_FINISHED
 from upshot.pipeline.call import Caller
+from upshot.pipeline.prepare import render_left, unrendered
 from upshot.pipeline.render import Renderers
-from upshot.storage import queue
+from upshot.pipeline.tally import Calls, Tally
+from upshot.storage import breakers, queue
+from upshot.storage.breakers import Turned
 from upshot.storage.database import REFUSED, reason_of
 from upshot.storage.deployments import webhook_of
 from upshot.storage.queue import ClaimedRun, Outcome
@@ -82,6 +85,7 @@ class Deliverer:
         self._in_flight: dict[UUID, _InFlight] = {}
         self._ended = _Ended()
         self._renewed_at = now()
+        self._tally = Tally(now())
 
     @property
     def calls(self) -> int:
@@ -90,13 +94,15 @@ class Deliverer:
     async def turn(self, conn: asyncpg.Connection, *, claims: bool = True) -> int:
         """Write down what has ended, renew leases, claim and begin to call; answers the claims."""
         ended, self._ended = self._ended, _Ended()
+        calls = self._tally.take(self._now())
         try:
-            claimed = await self._save(conn, ended, claims=claims)
+            claimed, turned = await self._save(conn, ended, calls, claims=claims)
         except BaseException as error:
             # They are written down when the connection is back; their leases may be lost by then,
             # and then the fence keeps this from doing harm.
             self._ended.outcomes[:0] = ended.outcomes
             self._ended.gone.update(ended.gone)
+            self._tally.give_back(calls)
             if not (ended.outcomes and isinstance(error, REFUSED)):
                 raise
             log.warning("outcomes_refused", count=len(ended.outcomes), error=reason_of(error))
@@ -109,24 +115,27 @@ class Deliverer:
                 RUNS_FINISHED.labels(state=outcome.state).inc()
         if any(outcome.state in ("completed", "failed") for outcome in ended.outcomes):
             self._on_told()
+        for breaker in turned:
+            _tell(breaker)
         for run in claimed:
             task = asyncio.create_task(self._attempt(run))
             self._in_flight[run.lease] = _InFlight(run, self._now(), task)
         return len(claimed)
 
     async def _save(
-        self, conn: asyncpg.Connection, ended: _Ended, *, claims: bool
-    ) -> list[ClaimedRun]:
+        self, conn: asyncpg.Connection, ended: _Ended, calls: Calls, *, claims: bool
+    ) -> tuple[list[ClaimedRun], list[Turned]]:
         async with conn.transaction():
             if ended.outcomes:
                 await queue.finish_if_leased(conn, ended.outcomes)
             for deployment, reason in sorted(ended.gone.items()):
                 await queue.disable_deployment(conn, deployment, reason)
             await self._renew(conn)
+            turned = await breakers.count(conn, calls) if calls else []
             room = CALLS_MAX - len(self._in_flight)
             if not claims or room <= 0:
-                return []
-            return await queue.claim(conn, limit=room, lease=LEASE)
+                return [], turned
+            return await queue.claim(conn, limit=room, lease=LEASE), turned
 
     async def _record_apart(self, conn: asyncpg.Connection) -> None:
         """Something in what has ended is refused: find it, so that the rest is on record."""
@@ -194,9 +203,9 @@ class Deliverer:
         parameters = run.parameters
         if run.template is not None:
             try:
-                parameters = await self._render(run, run.template)
+                parameters = await render_left(self._renderers, run, run.template)
             except RenderFailed as error:
-                self._note(run, _unrendered(run, started_at, error))
+                self._note(run, unrendered(run, started_at, error))
                 return
         body = call_body(
             run_id=run.id,
@@ -213,18 +222,12 @@ class Deliverer:
             webhook_of(json.loads(run.runner)), run_id=run.id, body=body, at=started_at
         )
         verdict = judge(attempt.answer)
+        has_failed = isinstance(verdict, TryAgain)
+        self._tally.add(run.deployment, Called(BreakerState(run.breaker), has_failed))
         outcome = self._outcome(run, _Made(attempt, verdict), parameters=parameters)
         if isinstance(verdict, Gone):
             self._ended.gone[run.deployment] = f"Its runner answered {verdict.reason}."
         self._note(run, outcome)
-
-    async def _render(self, run: ClaimedRun, template: str) -> str:
-        heavy = json.loads(template)
-        rendered = await self._renderers.render(heavy["parameters"], heavy["context"])
-        breach = breach_of(run.parameter_schema, rendered)
-        if breach is not None:
-            raise RenderFailed(breach)
-        return json.dumps(rendered)
 
     def _note(self, run: ClaimedRun, outcome: Outcome) -> None:
         self._ended.outcomes.append(outcome)
@@ -252,6 +255,7 @@ class Deliverer:
             run_error=error,
             response=made.attempt.response_text,
             again_after=again_after,
+            uses_retry=not _is_free(run),
             parameters=parameters if run.template is not None else None,
         )
 
@@ -268,6 +272,8 @@ class Deliverer:
                 return "failed", "failed", f"{reason}: the deployment is disabled", None
             case Failed(reason):
                 return "failed", "failed", reason, None
+            case TryAgain(reason, after) if _is_free(run):
+                return "retrying", "failed", reason, max(after or PROBE_EVERY, PROBE_EVERY)
             case TryAgain(reason, after):
                 now = self._now()
                 again_at = retry_at(
@@ -288,6 +294,22 @@ class Deliverer:
 class _Made:
     attempt: Attempt
     verdict: Verdict
+
+
+def _is_free(run: ClaimedRun) -> bool:
+    return is_free(BreakerState(run.breaker), attempt=run.attempt)
+
+
+def _tell(breaker: Turned) -> None:
+    # What it counted when it opened; nothing is counted yet when it closes.
+    log.warning(
+        "breaker",
+        deployment=breaker.deployment,
+        state=breaker.after.state.value,
+        was=breaker.before.state.value,
+        calls=breaker.after.calls,
+        failures=breaker.after.failures,
+    )
 
 
 async def _record(conn: asyncpg.Connection, outcome: Outcome) -> None:
@@ -314,19 +336,6 @@ def _crashed(started_at: datetime, error: Exception) -> _Made:
     return _Made(Attempt(started_at, timedelta(0), Unreached(reason)), TryAgain(reason))
 
 
-def _unrendered(run: ClaimedRun, started_at: datetime, error: RenderFailed) -> Outcome:
-    return Outcome(
-        run_id=run.id,
-        lease=run.lease,
-        state="failed",
-        attempt=run.attempt,
-        started_at=started_at,
-        duration=0.0,
-        outcome="failed",
-        error=error.message,
-    )
-
-
 def _cut_off(call: _InFlight, now: datetime, *, outcome: str, why: str) -> Outcome:
     """The call was given up. If the run is still ours it is due again at once."""
     return Outcome(
@@ -339,4 +348,5 @@ def _cut_off(call: _InFlight, now: datetime, *, outcome: str, why: str) -> Outco
         outcome=outcome,
         error=why,
         again_after=timedelta(0),
+        uses_retry=False,
     )

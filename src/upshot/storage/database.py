@@ -1,8 +1,8 @@
 """The way to Postgres: connections for hot paths, an engine for the rest, migrations."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.resources import as_file, files
 
 import asyncpg
@@ -98,6 +98,15 @@ class Database:
     def begin(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """A pooled connection in a transaction that commits at the end of the block."""
         return self.engine.begin()
+
+    @asynccontextmanager
+    async def driver(self) -> AsyncIterator[asyncpg.Connection]:
+        """A pooled connection as asyncpg has it, which knows no transactions but asyncpg's own.
+
+        JSON is decoded on it already, where it is not asked for as text.
+        """
+        async with self.engine.connect() as conn:
+            yield (await conn.get_raw_connection()).driver_connection
 
     async def migrate(self) -> None:
         """Bring the schema to this version's. Safe to call from several processes at once."""

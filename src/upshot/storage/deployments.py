@@ -1,6 +1,6 @@
 """Deployments: what to run, and where."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,7 +10,7 @@ from sqlalchemy import Row, Select, delete, func, literal, select, text, update
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from upshot.core.delivery import Webhook
+from upshot.core.delivery import Pull, Runner, Webhook
 from upshot.storage.schema import deployments, triggers
 
 
@@ -20,7 +20,7 @@ class DeploymentFields:
 
     description: str
     tags: list[str]
-    runner: Webhook
+    runner: Runner
     parameters: dict[str, Any]
     parameter_schema: dict[str, Any] | None
     max_concurrency: int
@@ -40,8 +40,10 @@ class Deployment(DeploymentFields):
     updated_at: datetime
 
 
-def runner_document(runner: Webhook) -> dict[str, Any]:
+def runner_document(runner: Runner) -> dict[str, Any]:
     """A runner as it is stored: with its secrets, which the API never shows."""
+    if isinstance(runner, Pull):
+        return {"type": "pull", "retries": list(runner.retries)}
     return {
         "type": "webhook",
         "url": runner.url,
@@ -52,8 +54,15 @@ def runner_document(runner: Webhook) -> dict[str, Any]:
     }
 
 
-def webhook_of(document: Mapping[str, Any]) -> Webhook:
+def runner_of(document: Mapping[str, Any]) -> Runner:
     """The runner that `runner_document` wrote."""
+    if document["type"] == "pull":
+        return Pull(tuple(document["retries"]))
+    return webhook_of(document)
+
+
+def webhook_of(document: Mapping[str, Any]) -> Webhook:
+    """The webhook that `runner_document` wrote."""
     return Webhook(
         url=document["url"],
         headers=document["headers"],
@@ -107,6 +116,17 @@ async def hold(conn: AsyncConnection, name: str) -> Deployment | None:
     return await _one(conn, query.with_for_update(read=True, key_share=True))
 
 
+async def hold_all(conn: AsyncConnection, names: Collection[str]) -> dict[str, Deployment]:
+    """Likewise for those of these that there are, by name."""
+    rows = await conn.execute(
+        select(deployments)
+        .where(deployments.c.name.in_(names))
+        .order_by(deployments.c.name)
+        .with_for_update(read=True, key_share=True)
+    )
+    return {row.name: _deployment(row) for row in rows}
+
+
 async def page(conn: AsyncConnection, *, after: str, limit: int) -> Sequence[Deployment]:
     """By name, those after `after`."""
     rows = await conn.execute(
@@ -116,6 +136,16 @@ async def page(conn: AsyncConnection, *, after: str, limit: int) -> Sequence[Dep
         .limit(limit)
     )
     return [_deployment(row) for row in rows]
+
+
+async def pulling(conn: AsyncConnection, names: Sequence[str]) -> dict[str, bool]:
+    """Those of these deployments that there are, and whether their runners pull."""
+    rows = await conn.execute(
+        select(deployments.c.name, deployments.c.runner["type"].astext == "pull").where(
+            deployments.c.name.in_(names)
+        )
+    )
+    return {row[0]: row[1] for row in rows}
 
 
 async def triggers_using(conn: AsyncConnection, name: str, *, limit: int) -> list[str]:
@@ -176,7 +206,7 @@ def _deployment(row: Row[Any]) -> Deployment:
         id=row.id,
         description=row.description,
         tags=row.tags,
-        runner=webhook_of(row.runner),
+        runner=runner_of(row.runner),
         parameters=row.parameters,
         parameter_schema=row.parameter_schema,
         max_concurrency=row.max_concurrency,

@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 
 from upshot.core.lifecycle import EndedRun, resource_id_of
-from upshot.core.limits import CHAIN_DEPTH_MAX
+from upshot.core.limits import CHAIN_DEPTH_MAX, SLOTS_LOOKED_AT_MAX
 from upshot.storage import log
 
 _CLAIMING = 0x7570_636C  # the advisory lock of whoever claims: "upcl"
@@ -45,8 +45,10 @@ class ClaimedRun:
 
     id: UUID
     lease: UUID
+    lease_until: datetime
     attempt: int
     retries_used: int
+    started_at: datetime
     due_at: datetime
     scheduled_at: datetime
     deployment: str
@@ -57,6 +59,7 @@ class ClaimedRun:
     template: str | None
     runner: str
     parameter_schema: str | None
+    breaker: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class Outcome:
     run_error: str | None = None
     response: str | None = None
     again_after: timedelta | None = None
+    uses_retry: bool = True
     parameters: str | None = None
 
 
@@ -95,10 +99,44 @@ async def defaults_of(conn: asyncpg.Connection, names: Sequence[str]) -> list[as
     return rows
 
 
+OVERLAPPED = "skipped: another run of its key had not ended (overlap: skip)"
+
+
+def enqueue_sql(ids: str, *, due_at: str) -> str:
+    """Puts the runs of an array `ids` into the queue, in this order; answers those that are in it.
+
+    Where a deployment's runs may not overlap, they get a slot: that of their trigger's key, or of
+    all that were asked for. One that finds it taken waits (`queue`), or is left out (`skip`), by
+    run_queue_slot_held, so that two transactions cannot both find it free. They are sorted by slot,
+    lest each waits for the other. Attempts go on counting from those on record.
+    """
+    return f"""
+    WITH given AS (
+        SELECT r.id, r.deployment, {due_at} AS due_at, o.number,
+               d.overlap, CASE WHEN d.overlap <> 'allow' THEN
+                   md5(concat_ws(E'\\n', r.deployment, r.trigger_id, r.key))::uuid END AS slot
+          FROM unnest({ids}) WITH ORDINALITY AS o (id, number)
+          JOIN runs AS r ON r.id = o.id
+          LEFT JOIN deployments AS d ON d.name = r.deployment
+    )
+    INSERT INTO run_queue (run_id, due_at, state, deployment, slot, waits, attempt)
+    SELECT g.id, g.due_at, 'scheduled', g.deployment, g.slot,
+           g.slot IS NOT NULL AND g.overlap = 'queue',
+           coalesce((SELECT max(a.number) FROM attempts AS a WHERE a.run_id = g.id), 0)
+      FROM given AS g
+     WHERE g.slot IS NULL OR g.overlap = 'queue'
+        OR NOT EXISTS (SELECT FROM run_queue AS q WHERE q.slot = g.slot)
+     ORDER BY g.slot, g.number
+    ON CONFLICT (slot) WHERE NOT waits AND slot IS NOT NULL DO NOTHING
+    RETURNING run_id
+    """
+
+
 async def create(conn: asyncpg.Connection, runs: Sequence[NewRun], *, now: datetime) -> None:
     """COPY runs, and the queue's rows of those that have not failed already.
 
     The log is told of those that have, except where a chain is too deep: it would go on for ever.
+    Where runs of a deployment may not overlap, those that would are cancelled, or wait.
 
     Raises:
         asyncpg.UniqueViolationError: a run of this firing is there already.
@@ -134,15 +172,7 @@ async def create(conn: asyncpg.Connection, runs: Sequence[NewRun], *, now: datet
             for run in runs
         ],
     )  # fmt: skip
-    await conn.copy_records_to_table(
-        "run_queue",
-        columns=("run_id", "due_at", "state", "deployment"),
-        records=[
-            (run.id, run.scheduled_at, "scheduled", run.deployment)
-            for run in runs
-            if run.error is None
-        ],
-    )
+    await _enqueue(conn, [run for run in runs if run.error is None])
     await log.append_ended(
         conn,
         [
@@ -153,56 +183,158 @@ async def create(conn: asyncpg.Connection, runs: Sequence[NewRun], *, now: datet
     )
 
 
+async def _enqueue(conn: asyncpg.Connection, runs: Sequence[NewRun]) -> None:
+    """Most runs may overlap, and are copied; the others look for the slot of their key."""
+    rows = await conn.fetch(
+        "SELECT name FROM deployments WHERE name = ANY($1::text[]) AND overlap <> 'allow'",
+        list({run.deployment for run in runs}),
+    )
+    alone = {row["name"] for row in rows}
+    await conn.copy_records_to_table(
+        "run_queue",
+        columns=("run_id", "due_at", "state", "deployment"),
+        records=[
+            (run.id, run.scheduled_at, "scheduled", run.deployment)
+            for run in runs
+            if run.deployment not in alone
+        ],
+    )
+    asking = [run.id for run in runs if run.deployment in alone]
+    if asking:
+        queued = {row["run_id"] for row in await conn.fetch(_ENQUEUE, asking)}
+        await conn.execute(_SKIP, [one for one in asking if one not in queued], OVERLAPPED)
+
+
+_ENQUEUE = enqueue_sql("$1::uuid[]", due_at="r.scheduled_at")
+_SKIP = (
+    "UPDATE runs SET state = 'cancelled', finished_at = now(), error = $2 "
+    "WHERE id = ANY($1::uuid[])"
+)
+
+# A slot is free when no run has it; then it goes to the one that has waited for longest. What is
+# still uncommitted will note its slot itself, so that nothing is missed.
+_GIVE_SLOTS = """
+WITH changed AS (
+    DELETE FROM slots_changed WHERE ctid = ANY (ARRAY(SELECT ctid FROM slots_changed LIMIT $1))
+    RETURNING slot
+), next AS (
+    SELECT (SELECT q.run_id FROM run_queue AS q
+             WHERE q.slot = free.slot AND q.waits ORDER BY q.turn LIMIT 1) AS run_id
+      FROM (SELECT DISTINCT slot FROM changed) AS free
+     WHERE NOT EXISTS (SELECT FROM run_queue AS q WHERE q.slot = free.slot AND NOT q.waits)
+)
+UPDATE run_queue AS q SET waits = false FROM next WHERE q.run_id = next.run_id
+"""
+
+
 # The deployments with waiting runs are found by skipping through run_queue_waiting, one probe a
 # deployment, so that a long queue of one costs the others nothing. Each has as much room as it has
-# fewer leased runs (run_queue_leased) than max_concurrency.
+# fewer leased runs (run_queue_leased) than max_concurrency. A breaker that is not closed leaves
+# less: nothing before the next probe is due, and then so many calls, for which what a runner took
+# over with a 202 does not count. Who is not called has no breaker.
 CLAIM = """
 WITH RECURSIVE waiting (deployment) AS (
-    (SELECT deployment FROM run_queue WHERE lease IS NULL ORDER BY deployment LIMIT 1)
+    (SELECT deployment FROM run_queue WHERE lease IS NULL AND NOT waits
+      ORDER BY deployment LIMIT 1)
     UNION ALL
     SELECT (SELECT q.deployment FROM run_queue AS q
-             WHERE q.lease IS NULL AND q.deployment > w.deployment
+             WHERE q.lease IS NULL AND NOT q.waits AND q.deployment > w.deployment
              ORDER BY q.deployment LIMIT 1)
       FROM waiting AS w WHERE w.deployment IS NOT NULL
 ), room AS (
-    SELECT d.name, d.max_concurrency - (
-        SELECT count(*) FROM run_queue AS q WHERE q.deployment = d.name AND q.lease IS NOT NULL
-    ) AS free
+    SELECT d.name, least(d.max_concurrency - held.runs, b.calls_max - held.calls) AS free
       FROM waiting AS w JOIN deployments AS d ON d.name = w.deployment
-     WHERE d.enabled
+      LEFT JOIN breakers AS b ON b.deployment_id = d.id AND $3 = 'webhook'
+     CROSS JOIN LATERAL (
+        SELECT count(*) AS runs, count(*) FILTER (WHERE NOT q.accepted) AS calls
+          FROM run_queue AS q WHERE q.deployment = d.name AND q.lease IS NOT NULL
+     ) AS held
+     WHERE d.enabled AND coalesce(b.probe_at <= now(), true)
+       AND d.runner ->> 'type' = $3 AND ($4::text[] IS NULL OR d.name = ANY($4))
      ORDER BY random()
 ), picked AS (
     SELECT due.run_id FROM room CROSS JOIN LATERAL (
         SELECT q.run_id FROM run_queue AS q
-         WHERE q.deployment = room.name AND q.lease IS NULL AND q.due_at <= now()
+         WHERE q.deployment = room.name AND q.lease IS NULL AND NOT q.waits AND q.due_at <= now()
          ORDER BY q.due_at LIMIT greatest(room.free, 0) FOR UPDATE SKIP LOCKED
     ) AS due
     LIMIT $1
 ), claimed AS (
     UPDATE run_queue AS q
        SET lease = gen_random_uuid(), lease_until = now() + $2, state = 'running',
-           attempt = q.attempt + 1, started_at = now()
+           attempt = q.attempt + 1, started_at = now(), worker = $5
       FROM picked WHERE q.run_id = picked.run_id
-    RETURNING q.run_id, q.lease, q.attempt, q.retries_used, q.due_at, q.deployment
+    RETURNING q.run_id, q.lease, q.lease_until, q.attempt, q.retries_used, q.started_at, q.due_at,
+              q.deployment
 )
-SELECT c.run_id AS id, c.lease, c.attempt, c.retries_used, c.due_at, r.scheduled_at, c.deployment,
-       r.trigger, r.labels, r.event, r.parameters, r.template, d.runner, d.parameter_schema
+SELECT c.run_id AS id, c.lease, c.lease_until, c.attempt, c.retries_used, c.started_at, c.due_at,
+       r.scheduled_at, c.deployment, r.trigger, r.labels::text AS labels, r.event::text AS event,
+       r.parameters::text AS parameters, r.template::text AS template, d.runner::text AS runner,
+       d.parameter_schema::text AS parameter_schema,
+       coalesce(b.state, 'closed') AS breaker
   FROM claimed AS c
   JOIN runs AS r ON r.id = c.run_id
   JOIN deployments AS d ON d.name = c.deployment
+  LEFT JOIN breakers AS b ON b.deployment_id = d.id
 """
 
 
 async def claim(conn: asyncpg.Connection, *, limit: int, lease: timedelta) -> list[ClaimedRun]:
-    """Claim up to `limit` due runs, of each deployment at most as many as it has room for.
+    """Claim up to `limit` due runs to call, of each deployment at most as many as it has room for.
 
-    One claims at a time in the whole cluster, so that two processes never fill the same room.
-    Needs a transaction, and starts with a statement of its own so that the second one sees what
-    the claimer before has committed.
+    Needs a transaction.
+    """
+    await _begin_claim(conn)
+    rows = await conn.fetch(CLAIM, limit, lease, "webhook", None, None)
+    return [ClaimedRun(**dict(row)) for row in rows]
+
+
+async def claim_for_worker(
+    conn: asyncpg.Connection,
+    *,
+    worker: str,
+    deployments: Sequence[str] | None,
+    limit: int,
+    lease: timedelta,
+) -> list[ClaimedRun]:
+    """Likewise for a worker that pulls, the oldest first. None: of all deployments that do."""
+    await _begin_claim(conn)
+    rows = await conn.fetch(CLAIM, limit, lease, "pull", deployments, worker)
+    return sorted((ClaimedRun(**dict(row)) for row in rows), key=lambda run: run.due_at)
+
+
+async def _begin_claim(conn: asyncpg.Connection) -> None:
+    """One claims at a time in the whole cluster, so that two processes never fill the same room.
+
+    The statement after it sees what the claimer before has committed.
     """
     await conn.execute("SELECT pg_advisory_xact_lock($1)", _CLAIMING)
-    rows = await conn.fetch(CLAIM, limit, lease)
-    return [ClaimedRun(**dict(row)) for row in rows]
+    await conn.execute(_GIVE_SLOTS, SLOTS_LOOKED_AT_MAX)
+
+
+OFFERED = """
+SELECT d.name, (
+    SELECT count(*) FROM (
+        SELECT FROM run_queue AS q
+         WHERE q.deployment = d.name AND q.lease IS NULL AND NOT q.waits AND q.due_at <= now()
+         LIMIT least($1, greatest(0, d.max_concurrency - (
+            SELECT count(*) FROM run_queue AS l WHERE l.deployment = d.name AND l.lease IS NOT NULL
+         )))
+    ) AS due
+) AS due
+FROM deployments AS d WHERE d.enabled AND d.runner ->> 'type' = 'pull'
+"""
+
+
+async def offered(conn: asyncpg.Connection, *, limit: int) -> dict[str, int]:
+    """How many runs of each deployment, at most `limit`, workers could claim now.
+
+    Needs a transaction. By run_queue_waiting and run_queue_leased.
+    """
+    if await conn.fetchval("SELECT EXISTS (SELECT FROM slots_changed)"):
+        await _begin_claim(conn)
+    rows = await conn.fetch(OFFERED, limit)
+    return {row["name"]: row["due"] for row in rows if row["due"]}
 
 
 ENDED = """
@@ -229,8 +361,8 @@ WITH given AS (
      WHERE q.run_id = h.run_id AND h.state IN ('completed', 'failed')
 ), again AS (
     UPDATE run_queue AS q
-       SET state = 'retrying', lease = NULL, lease_until = NULL, due_at = now() + h.again_after,
-           retries_used = q.retries_used + h.uses_retry::int
+       SET state = 'retrying', lease = NULL, lease_until = NULL, worker = NULL,
+           due_at = now() + h.again_after, retries_used = q.retries_used + h.uses_retry::int
       FROM held AS h WHERE q.run_id = h.run_id AND h.state = 'retrying'
 ), accepted AS (
     UPDATE run_queue AS q
@@ -267,7 +399,7 @@ async def finish_if_leased(conn: asyncpg.Connection, outcomes: Sequence[Outcome]
         [outcome.again_after for outcome in outcomes],
         [outcome.run_error or outcome.error for outcome in outcomes],
         [outcome.parameters for outcome in outcomes],
-        [outcome.outcome != "released" for outcome in outcomes],
+        [outcome.uses_retry for outcome in outcomes],
     )
     await conn.execute(
         "INSERT INTO attempts "
@@ -304,6 +436,32 @@ async def renew(
     return {row["lease"] for row in rows}
 
 
+async def keep_rendered(
+    conn: asyncpg.Connection,
+    rendered: Sequence[tuple[UUID, UUID, str]],
+    *,
+    lease: timedelta,
+) -> dict[UUID, datetime]:
+    """Store the parameters rendered for (run, lease) pairs, whose leases begin anew.
+
+    Answers until when, by run; what is lost meanwhile is not in it, and is left as it is.
+    """
+    rows = await conn.fetch(
+        "WITH held AS (SELECT q.run_id, g.parameters FROM run_queue AS q "
+        "JOIN unnest($1::uuid[], $2::uuid[], $3::text[]) AS g (run_id, lease, parameters) "
+        "ON g.run_id = q.run_id AND g.lease = q.lease ORDER BY q.run_id FOR UPDATE OF q), "
+        "kept AS (UPDATE runs AS r SET parameters = held.parameters::json, template = NULL "
+        "FROM held WHERE r.id = held.run_id) "
+        "UPDATE run_queue AS q SET lease_until = now() + $4 FROM held "
+        "WHERE q.run_id = held.run_id RETURNING q.run_id, q.lease_until",
+        [run_id for run_id, _, _ in rendered],
+        [lease_id for _, lease_id, _ in rendered],
+        [parameters for _, _, parameters in rendered],
+        lease,
+    )
+    return {row["run_id"]: row["lease_until"] for row in rows}
+
+
 async def disable_deployment(conn: asyncpg.Connection, name: str, reason: str) -> None:
     """Its runs wait from now on, until it is enabled again."""
     await conn.execute(
@@ -315,26 +473,37 @@ async def disable_deployment(conn: asyncpg.Connection, name: str, reason: str) -
 
 
 _RESCUE = f"""
-WITH lost AS (
-    SELECT run_id, attempt, started_at FROM run_queue
+WITH held AS (
+    SELECT run_id, attempt, started_at, retries_used, worker, deployment FROM run_queue
      WHERE lease IS NOT NULL AND NOT accepted AND lease_until < now()
      ORDER BY run_id LIMIT $1 FOR UPDATE SKIP LOCKED
+), lost AS (
+    SELECT h.*, CASE
+        WHEN attempt >= $2 THEN 'lost ' || attempt || ' times'
+        WHEN worker IS NOT NULL AND retries_used >= (
+            SELECT json_array_length(d.runner -> 'retries') FROM deployments AS d
+             WHERE d.name = h.deployment
+        ) THEN 'its worker vanished; no retries are left'
+    END AS given_up
+      FROM held AS h
 ), again AS (
     UPDATE run_queue AS q
-       SET state = 'retrying', lease = NULL, lease_until = NULL, due_at = now()
-      FROM lost WHERE q.run_id = lost.run_id AND lost.attempt < $2
+       SET state = 'retrying', lease = NULL, lease_until = NULL, worker = NULL, due_at = now(),
+           retries_used = q.retries_used + (lost.worker IS NOT NULL)::int
+      FROM lost WHERE q.run_id = lost.run_id AND lost.given_up IS NULL
 ), ended AS (
     DELETE FROM run_queue AS q USING lost
-     WHERE q.run_id = lost.run_id AND lost.attempt >= $2
+     WHERE q.run_id = lost.run_id AND lost.given_up IS NOT NULL
 ), failed AS (
-    UPDATE runs AS r SET state = 'failed', finished_at = now(),
-           error = 'lost ' || lost.attempt || ' times'
-      FROM lost WHERE r.id = lost.run_id AND lost.attempt >= $2
+    UPDATE runs AS r SET state = 'failed', finished_at = now(), error = lost.given_up
+      FROM lost WHERE r.id = lost.run_id AND lost.given_up IS NOT NULL
     RETURNING {ENDED}, lost.attempt AS attempts
 ), recorded AS (
-    INSERT INTO attempts (run_id, number, started_at, duration, outcome, error)
+    INSERT INTO attempts (run_id, number, started_at, duration, outcome, error, worker)
     SELECT run_id, attempt, started_at, extract(epoch FROM now() - started_at), 'lost',
-           'the process that made this attempt vanished' FROM lost
+           CASE WHEN worker IS NULL THEN 'the process that made this attempt vanished'
+                ELSE 'nothing was heard of the worker while its lease lasted' END, worker
+      FROM lost
     ON CONFLICT DO NOTHING
 )
 SELECT lost.run_id, failed.* FROM lost FULL JOIN failed ON failed.id = lost.run_id
@@ -358,7 +527,8 @@ RETURNING {ENDED}, silent.attempt AS attempts
 async def rescue(conn: asyncpg.Connection, *, limit: int, attempts_max: int) -> int:
     """Give back the runs whose caller vanished, due at once; answers how many.
 
-    The lost attempt goes on record, and uses up none of the retries. The log is told of those that
+    The lost attempt goes on record. It uses up one of the retries if a worker had pulled the run,
+    which may be what made it vanish, and none if Upshot was to call. The log is told of those that
     fail, because they were lost too often.
     """
     async with conn.transaction():

@@ -1,6 +1,7 @@
 """Runs as they are looked up, listed, asked for, retried, cancelled and reported on."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,11 +11,12 @@ from sqlalchemy import (
     ColumnElement,
     DateTime,
     Float,
+    Interval,
     Text,
     bindparam,
     cast,
+    false,
     func,
-    insert,
     literal,
     select,
     text,
@@ -29,8 +31,8 @@ from upshot.core.lifecycle import EndedRun
 from upshot.core.limits import ROWS_SCANNED_MAX
 from upshot.core.runs import RunState
 from upshot.storage import log
-from upshot.storage.queue import ENDED
-from upshot.storage.schema import attempts, run_queue, runs
+from upshot.storage.queue import ENDED, OVERLAPPED, enqueue_sql
+from upshot.storage.schema import attempts, deployments, run_queue, runs
 
 Place = tuple[datetime, UUID]
 """A run's place in every list: when it was made, and its id."""
@@ -53,6 +55,8 @@ class RunSummary:
     error: str | None
     due_at: datetime | None
     """Of the next attempt; of the one under way, when it was due. None once the run has ended."""
+    waits: bool
+    """Another run of its key is under way, and has to end before this one begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +84,7 @@ class StoredAttempt:
     outcome: str
     error: str | None
     response: str | None
+    worker: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +96,16 @@ class RunFilter:
     state: RunState | None = None
     since: datetime | None = None
     until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leased:
+    """What is known of a run whose lease is held. `runner` is its deployment's, or None."""
+
+    attempt: int
+    retries_used: int
+    worker: str | None
+    runner: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +130,7 @@ _summary: tuple[Any, ...] = (
     runs.c.finished_at,
     runs.c.error,
     run_queue.c.due_at,
+    func.coalesce(run_queue.c.waits, false()).label("waits"),
 )
 _full: tuple[Any, ...] = (
     *_summary,
@@ -205,7 +221,10 @@ async def create_asked_for(
     parameters: dict[str, Any] | None,
     template: dict[str, Any] | None,
 ) -> bool:
-    """Make a run that nobody's event caused, due now. False: it is there already."""
+    """Make a run that nobody's event caused, due now. False: it is there already.
+
+    One that may not overlap another waits for it, or is cancelled at once.
+    """
     made = await conn.execute(
         postgres_insert(runs)
         .values(
@@ -223,26 +242,23 @@ async def create_asked_for(
     )
     if made.one_or_none() is None:
         return False
-    await enqueue(conn, run_id, deployment=deployment)
+    if not await enqueue(conn, [run_id]):
+        await conn.execute(
+            update(runs)
+            .where(runs.c.id == run_id)
+            .values(state=RunState.CANCELLED.value, finished_at=func.now(), error=OVERLAPPED)
+        )
     return True
 
 
-async def enqueue(conn: AsyncConnection, run_id: UUID, *, deployment: str) -> None:
-    """Put a run into the queue, due now. Its attempts go on counting from those on record."""
-    last = (
-        select(func.coalesce(func.max(attempts.c.number), 0))
-        .where(attempts.c.run_id == run_id)
-        .scalar_subquery()
-    )
-    await conn.execute(
-        insert(run_queue).values(
-            run_id=run_id,
-            due_at=func.now(),
-            attempt=last,
-            state=RunState.SCHEDULED.value,
-            deployment=deployment,
-        )
-    )
+_ENQUEUE = text(enqueue_sql("CAST(:ids AS uuid[])", due_at="now()"))
+
+
+async def enqueue(conn: AsyncConnection, run_ids: Sequence[UUID]) -> set[UUID]:
+    """Put runs into the queue, due now; answers those that are in it: without those that may not
+    overlap another (`overlap`: skip).
+    """
+    return set(await conn.scalars(_ENQUEUE, {"ids": list(run_ids)}))
 
 
 async def lock(conn: AsyncConnection, run_id: UUID) -> RunState | None:
@@ -259,14 +275,81 @@ async def lock(conn: AsyncConnection, run_id: UUID) -> RunState | None:
     return RunState(queued if queued is not None and state == RunState.SCHEDULED else state)
 
 
-async def reopen(conn: AsyncConnection, run_id: UUID, *, template: dict[str, Any] | None) -> None:
-    """Take back how the run ended. `template` is what is to be rendered, if it never was."""
-    values: dict[str, Any] = {"template": template} if template is not None else {}
-    await conn.execute(
-        update(runs)
-        .where(runs.c.id == run_id)
-        .values(state=RunState.SCHEDULED.value, finished_at=None, error=None, result=None, **values)
+async def lock_ended(
+    conn: AsyncConnection, run_ids: Sequence[UUID], *, state: RunState
+) -> list[StoredRun]:
+    """Those of these runs that have ended like this, the first made first, which nobody else begins
+    again until the transaction ends. Where another has just done so, they are not among them.
+    """
+    rows = await conn.execute(
+        select(*_full)
+        .select_from(_with_queue)
+        .where(runs.c.id.in_(run_ids), runs.c.state == state.value)
+        .order_by(runs.c.created_at, runs.c.id)
+        .with_for_update(of=runs)
     )
+    return [StoredRun(**row) for row in rows.mappings()]
+
+
+async def reopen(conn: AsyncConnection, templates: Mapping[UUID, dict[str, Any] | None]) -> None:
+    """Take back how runs ended. By run: what is to be rendered, if it never was."""
+    await conn.execute(
+        text(
+            "UPDATE runs AS r SET state = 'scheduled', finished_at = NULL, error = NULL, "
+            "result = NULL, template = coalesce(CAST(g.template AS json), r.template) "
+            "FROM unnest(CAST(:ids AS uuid[]), CAST(:templates AS text[])) AS g (id, template) "
+            "WHERE r.id = g.id"
+        ),
+        {
+            "ids": list(templates),
+            "templates": [
+                None if template is None else json.dumps(template)
+                for template in templates.values()
+            ],
+        },
+    )
+
+
+async def to_retry(
+    conn: AsyncConnection,
+    wanted: RunFilter,
+    *,
+    after: Place | None,
+    limit: int,
+    scan_max: int = ROWS_SCANNED_MAX,
+) -> tuple[list[UUID], Place | None]:
+    """Runs, the oldest first, looking through at most `scan_max` of them, and where to go on.
+
+    By runs_by_trigger, runs_by_deployment or runs_by_age.
+    """
+    conditions = _indexed(wanted)
+    if after is not None:
+        conditions.append(_place > _bound(after))
+    looked_at = (
+        select(runs.c.created_at, runs.c.id, runs.c.state)
+        .where(*conditions)
+        .order_by(runs.c.created_at, runs.c.id)
+        .limit(scan_max)
+        .subquery()
+    )
+    found = (
+        await conn.execute(
+            select(looked_at.c.created_at, looked_at.c.id)
+            .where(*([looked_at.c.state == wanted.state.value] if wanted.state else []))
+            .order_by(looked_at.c.created_at, looked_at.c.id)
+            .limit(limit)
+        )
+    ).all()
+    if len(found) == limit:
+        return [row.id for row in found], (found[-1].created_at, found[-1].id)
+    last = (
+        await conn.execute(
+            select(looked_at.c.created_at, looked_at.c.id)
+            .order_by(looked_at.c.created_at, looked_at.c.id)
+            .offset(scan_max - 1)
+        )
+    ).one_or_none()
+    return [row.id for row in found], last and (last.created_at, last.id)
 
 
 async def make_due(conn: AsyncConnection, run_id: UUID) -> None:
@@ -295,11 +378,15 @@ async def cancel_if_open(conn: AsyncConnection, run_id: UUID, *, reason: str) ->
 async def renew_if_leased(
     conn: AsyncConnection, run_id: UUID, *, lease: UUID, default: timedelta
 ) -> datetime | None:
-    """Prolong the lease by the deployment's `run_timeout`; answers until when. None: it is lost."""
+    """Prolong the lease; answers until when. None: it is lost.
+
+    That of a worker that pulls by `default`; else by the deployment's `run_timeout`.
+    """
     until: datetime | None = await conn.scalar(
         text(
             "UPDATE run_queue AS q SET lease_until = now() + make_interval(secs => coalesce("
-            "(SELECT run_timeout FROM deployments AS d WHERE d.name = q.deployment), :default)) "
+            "(SELECT run_timeout FROM deployments AS d "
+            "WHERE d.name = q.deployment AND q.worker IS NULL), :default)) "
             "WHERE run_id = :run_id AND lease = :lease RETURNING lease_until"
         ).bindparams(
             bindparam("run_id", type_=postgresql.UUID),
@@ -321,12 +408,16 @@ async def finish_if_leased(
     error: str | None,
 ) -> bool:
     """End the run as its runner reports, and tell the log. False: the lease is lost, and nothing is
-    changed.
+    changed. A worker's attempt goes on record; a call is, with its answer.
     """
     ended = await conn.execute(
         text(
             "WITH ended AS (DELETE FROM run_queue WHERE run_id = :run_id AND lease = :lease "
-            "RETURNING run_id, attempt) "
+            "RETURNING run_id, attempt, started_at, worker), "
+            "recorded AS (INSERT INTO attempts "
+            "(run_id, number, started_at, duration, outcome, error, worker) "
+            "SELECT run_id, attempt, started_at, extract(epoch FROM now() - started_at), :state, "
+            ":error, worker FROM ended WHERE worker IS NOT NULL ON CONFLICT DO NOTHING) "
             "UPDATE runs AS r SET state = :state, finished_at = now(), result = :result, "
             "error = :error FROM ended WHERE r.id = ended.run_id "
             f"RETURNING {ENDED}, ended.attempt AS attempts"
@@ -348,6 +439,66 @@ async def finish_if_leased(
         return False
     await log.append_one_ended(conn, EndedRun(**row))
     return True
+
+
+async def hold_if_leased(conn: AsyncConnection, run_id: UUID, *, lease: UUID) -> Leased | None:
+    """What is under this lease, which stays until the transaction ends. None: it is lost."""
+    row = (
+        (
+            await conn.execute(
+                select(
+                    run_queue.c.attempt,
+                    run_queue.c.retries_used,
+                    run_queue.c.worker,
+                    select(deployments.c.runner)
+                    .where(deployments.c.name == run_queue.c.deployment)
+                    .scalar_subquery()
+                    .label("runner"),
+                )
+                .where(run_queue.c.run_id == run_id, run_queue.c.lease == lease)
+                .with_for_update(of=run_queue)
+            )
+        )
+        .mappings()
+        .one_or_none()
+    )
+    return None if row is None else Leased(**row)
+
+
+async def give_back(
+    conn: AsyncConnection,
+    run_id: UUID,
+    *,
+    outcome: str,
+    error: str | None,
+    again_after: timedelta,
+    uses_retry: bool,
+) -> None:
+    """Let a run whose lease is held be tried again; the attempt goes on record as it ended."""
+    await conn.execute(
+        text(
+            "WITH held AS (SELECT * FROM run_queue WHERE run_id = :run_id), "
+            "recorded AS (INSERT INTO attempts "
+            "(run_id, number, started_at, duration, outcome, error, worker) "
+            "SELECT run_id, attempt, started_at, extract(epoch FROM now() - started_at), :outcome, "
+            ":error, worker FROM held ON CONFLICT (run_id, number) DO UPDATE "
+            "SET outcome = excluded.outcome, error = excluded.error, duration = excluded.duration) "
+            "UPDATE run_queue SET state = 'retrying', lease = NULL, lease_until = NULL, "
+            "worker = NULL, accepted = false, due_at = now() + :again_after, "
+            "retries_used = retries_used + CAST(:uses_retry AS int) WHERE run_id = :run_id"
+        ).bindparams(
+            bindparam("run_id", type_=postgresql.UUID),
+            bindparam("error", type_=Text),
+            bindparam("again_after", type_=Interval),
+        ),
+        {
+            "run_id": run_id,
+            "outcome": outcome,
+            "error": error,
+            "again_after": again_after,
+            "uses_retry": int(uses_retry),
+        },
+    )
 
 
 def _indexed(wanted: RunFilter) -> list[ColumnElement[bool]]:

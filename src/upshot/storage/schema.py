@@ -122,6 +122,24 @@ deployments = Table(
     CheckConstraint("max_concurrency > 0"),
 )
 
+breakers = Table(
+    "breakers",
+    metadata,
+    Column("deployment_id", UUID, primary_key=True),
+    Column("state", Text, nullable=False),
+    _at("since", nullable=True),
+    _at("probe_at", nullable=True),
+    Column("calls_max", Integer, comment="at once; null: what the deployment allows"),
+    Column("buckets", Text, nullable=False,
+           comment="JSON: [number, calls, failures] of each half minute"),
+    CheckConstraint("state IN ('closed', 'open', 'half-open')"),
+    CheckConstraint("(state = 'open') = (probe_at IS NOT NULL)"),
+    CheckConstraint("(state = 'closed') = (calls_max IS NULL)"),
+    comment="What is known of runners that were called. No foreign key: its lock would meet "
+    "others.",
+    postgresql_with={"fillfactor": "70"},
+)  # fmt: skip
+
 triggers = Table(
     "triggers",
     metadata,
@@ -229,15 +247,33 @@ run_queue = Table(
     Column("state", Text, nullable=False),
     Column("accepted", Boolean, nullable=False, server_default="false",
            comment="the runner answered 202 and will report"),
+    Column("waits", Boolean, nullable=False, server_default="false",
+           comment="another run has the slot"),
     Column("deployment", Text, nullable=False),
+    Column("worker", Text, comment="who pulled the run; null: Upshot calls its runner"),
+    Column("slot", UUID,
+           comment="of its deployment, trigger and key, where runs of one key may not overlap"),
+    Column("turn", BigInteger, Identity(always=True), nullable=False,
+           comment="the order in which runs get their slot"),
     CheckConstraint("state IN ('scheduled', 'running', 'retrying')"),
     CheckConstraint("(lease IS NULL) = (state <> 'running')"),
-    Index("run_queue_waiting", "deployment", "due_at", postgresql_where=text("lease IS NULL")),
+    Index("run_queue_waiting", "deployment", "due_at",
+          postgresql_where=text("lease IS NULL AND NOT waits")),
+    Index("run_queue_slot_held", "slot", unique=True,
+          postgresql_where=text("NOT waits AND slot IS NOT NULL")),
+    Index("run_queue_slot_line", "slot", "turn", postgresql_where=text("slot IS NOT NULL")),
     Index("run_queue_leased", "deployment", "lease_until",
           postgresql_where=text("lease IS NOT NULL")),
     postgresql_with={"fillfactor": "70", "autovacuum_vacuum_scale_factor": "0.01",
                      "autovacuum_vacuum_cost_delay": "0"},
 )  # fmt: skip
+
+slots_changed = Table(
+    "slots_changed",
+    metadata,
+    Column("slot", UUID, nullable=False),
+    comment="Slots that a run has come to or left; whoever claims next gives them on.",
+)
 
 attempts = Table(
     "attempts",
@@ -250,6 +286,7 @@ attempts = Table(
     Column("outcome", Text, nullable=False),
     Column("error", Text),
     Column("response", Text),
+    Column("worker", Text, comment="who pulled the run; null: Upshot called its runner"),
 )
 
 evaluation_errors = Table(

@@ -1,6 +1,6 @@
 """Triggers as they are registered. What the evaluator goes by is what the log says of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -83,8 +83,12 @@ async def load(conn: AsyncConnection, name: str) -> StoredTrigger | None:
     return await _one(conn, select(triggers).where(triggers.c.name == name))
 
 
-async def load_by_id(conn: AsyncConnection, trigger_id: UUID) -> StoredTrigger | None:
-    return await _one(conn, select(triggers).where(triggers.c.id == trigger_id))
+async def load_all(
+    conn: AsyncConnection, trigger_ids: Collection[UUID]
+) -> dict[UUID, StoredTrigger]:
+    """Those of these triggers that there are, by id."""
+    rows = await conn.execute(select(triggers).where(triggers.c.id.in_(trigger_ids)))
+    return {row.id: _trigger(row) for row in rows}
 
 
 async def lock(conn: AsyncConnection, name: str) -> StoredTrigger | None:

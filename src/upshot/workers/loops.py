@@ -22,7 +22,7 @@ from upshot.storage import partitions
 from upshot.storage.database import AWAY, REFUSED, Database, is_away, reason_of
 from upshot.workers.signals import Signals
 
-EVALUATE, EVALUATED, DELIVER = "evaluate", "evaluated", "deliver"
+EVALUATE, EVALUATED, DELIVER, OFFER = "evaluate", "evaluated", "deliver", "offer"
 
 POLL_SECONDS = 0.5
 STANDBY_POLL_SECONDS = 1.0
@@ -43,6 +43,13 @@ class Line:
     database: Database
     signals: Signals
     stopping: asyncio.Event
+
+
+def wake(signals: Signals, name: str) -> None:
+    """Wake a stage. What may be called may also be pulled."""
+    signals.wake(name)
+    if name == DELIVER:
+        signals.wake(OFFER)
 
 
 async def keep(name: str, line: Line, work: Callable[[], Awaitable[None]]) -> None:
@@ -151,7 +158,7 @@ async def _evaluate(
             events_max = min(events_max * 2, BATCH_EVENTS_MAX)
             carefully = carefully and events_max < BATCH_EVENTS_MAX
         if progress.runs:
-            line.signals.wake(DELIVER)
+            wake(line.signals, DELIVER)
         if not progress.is_behind:
             await wait_for_hint(hint, POLL_SECONDS)
 
@@ -178,7 +185,7 @@ async def rescue(line: Line) -> None:
     """Give back lost leases every few seconds."""
     async with connection(line, application_name="upshot rescue") as conn:
         while not line.stopping.is_set():
-            await maintain.rescue(conn, lambda: line.signals.wake(DELIVER))
+            await maintain.rescue(conn, lambda: wake(line.signals, DELIVER))
             await pause_or_stop(line.stopping, RESCUE_SECONDS)
 
 

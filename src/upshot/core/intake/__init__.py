@@ -7,6 +7,11 @@ reader refuses; only the typed decode builds events.
 """
 
 from upshot.core.intake.bodies import read_json, read_ndjson
+from upshot.core.intake.cloudevents import (
+    read_binary_cloudevent,
+    read_cloudevent,
+    read_cloudevents,
+)
 from upshot.core.intake.ids import Ids
 from upshot.core.intake.verdicts import NewEvent, Reading, Refused, Verdict
 
@@ -16,6 +21,9 @@ __all__ = [
     "Reading",
     "Refused",
     "Verdict",
+    "read_binary_cloudevent",
+    "read_cloudevent",
+    "read_cloudevents",
     "read_json",
     "read_ndjson",
 ]

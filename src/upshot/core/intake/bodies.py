@@ -1,7 +1,8 @@
 """A request's body: one event, an array of them, or one a line."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
+from functools import partial
 from io import BytesIO
 from uuid import UUID
 
@@ -30,10 +31,18 @@ def read_json(body: bytes, *, now: datetime, new_id: Callable[[], UUID]) -> Read
         raise Malformed("The body must be a JSON object, or an array of objects.")
     single = opening == b"{"
     items = [body] if single else array_items(body)
+    read = partial(read_item, now=now, new_id=new_id)
+    return read_items(body, items, single=single, read=read)
+
+
+def read_items(
+    body: bytes, items: Iterable[bytes], *, single: bool, read: Callable[[bytes], Verdict]
+) -> Reading:
+    """The verdicts on a JSON body's items; Malformed where one of them is Broken."""
     verdicts: list[Verdict] = []
     try:
         for item in items:
-            verdicts.append(read_item(item, now=now, new_id=new_id))
+            verdicts.append(read(item))
     except Broken as broken:
         start = 0 if single else start_of_item(body, len(verdicts))
         raise malformed(body, at=start + broken.at, why=broken.why) from None

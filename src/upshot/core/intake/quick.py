@@ -30,17 +30,17 @@ _payload_decoder = msgspec.json.Decoder(_Payload | None)
 _id_decoder = msgspec.json.Decoder(_OnlyId)
 _canonical_encoder = msgspec.json.Encoder(order="deterministic")
 
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def read_item(item: bytes, *, now: datetime, new_id: Callable[[], UUID]) -> Verdict:
     """The verdict on one item's text, without the white space around it. May raise Broken."""
     if len(item) > EVENT_BYTES_MAX:
-        return _too_large(item)
+        return too_large(item)
     try:
         sent = _sent_decoder.decode(item)
         payload, payload_json = _read_payload(sent)
-    except _UNREADABLE:
+    except UNREADABLE:
         return refusal(item, now) or UNEXPLAINED
     if not (_looks_right(sent, now) and _looks_plain(item, sent, payload, payload_json)):
         refused = refusal(item, now)
@@ -49,10 +49,10 @@ def read_item(item: bytes, *, now: datetime, new_id: Callable[[], UUID]) -> Verd
     return _new_event(sent, payload, payload_json, size=len(item), now=now, new_id=new_id)
 
 
-def _too_large(item: bytes) -> Refused:
+def too_large(item: bytes) -> Refused:
     try:
         sent_id = _id_decoder.decode(item).id
-    except _UNREADABLE:
+    except UNREADABLE:
         sent_id = None
     msg = f"The event has {len(item):,} bytes; at most {EVENT_BYTES_MAX:,} fit."
     return Refused(id=echo(sent_id), problems=(Problem((), msg),))

@@ -41,7 +41,7 @@ def problems_of(tree: object, now: datetime) -> Iterator[Problem]:
     if not isinstance(tree, tuple):
         yield Problem((), "An event must be a JSON object.")
         return
-    yield from _unkeepable(tree, ())
+    yield from unkeepable(tree, ())
     fields = dict(tree)
     yield from _field_problems(tree)
     yield from _name_problems(fields.get("event"))
@@ -58,11 +58,11 @@ def problems_of(tree: object, now: datetime) -> Iterator[Problem]:
 _ALWAYS_KEEPABLE = (int, float, type(None))
 
 
-def _unkeepable(value: object, loc: tuple[str | int, ...]) -> Iterator[Problem]:
+def unkeepable(value: object, loc: tuple[str | int, ...]) -> Iterator[Problem]:
     if isinstance(value, str):
         found = UNKEEPABLE_CHARACTER.search(value)
         if found:
-            yield Problem(loc, _why_unkeepable(found.group()))
+            yield Problem(loc, _whyunkeepable(found.group()))
     elif isinstance(value, Unkeepable):
         yield Problem(loc, value.why)
     elif len(loc) >= NESTING_MAX:
@@ -70,16 +70,16 @@ def _unkeepable(value: object, loc: tuple[str | int, ...]) -> Iterator[Problem]:
     elif isinstance(value, list):
         for index, child in enumerate(value):
             if not isinstance(child, _ALWAYS_KEEPABLE):
-                yield from _unkeepable(child, (*loc, index))
+                yield from unkeepable(child, (*loc, index))
     elif isinstance(value, tuple):
         for name, child in value:
             if UNKEEPABLE_CHARACTER.search(name):
-                yield from _unkeepable(name, (*loc, name))
+                yield from unkeepable(name, (*loc, name))
             if not isinstance(child, _ALWAYS_KEEPABLE):
-                yield from _unkeepable(child, (*loc, name))
+                yield from unkeepable(child, (*loc, name))
 
 
-def _why_unkeepable(character: str) -> str:
+def _whyunkeepable(character: str) -> str:
     if character == "\0":
         return "Holds the character U+0000, which cannot be stored."
     return "Holds a lone surrogate, or bytes that are not UTF-8."

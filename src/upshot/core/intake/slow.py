@@ -22,7 +22,7 @@ class Broken(Exception):
 
 def refusal(item: bytes, now: datetime) -> Refused | None:
     """Every problem of the item, or None where it keeps all the rules. May raise Broken."""
-    tree = _read_slowly(item)
+    tree = read_slowly(item)
     problems = listed(problems_of(tree, now))
     if not problems:
         return None
@@ -30,13 +30,13 @@ def refusal(item: bytes, now: datetime) -> Refused | None:
     return Refused(id=echo(sent_id), problems=problems)
 
 
-def _read_slowly(item: bytes) -> object:
+def read_slowly(item: bytes) -> object:
     # Bytes that are not UTF-8 become lone surrogates, and are refused where they stand.
     text = item.decode("utf-8", "surrogateescape")
     try:
         return _slow_decoder.decode(text)
     except RecursionError:
-        return _read_slowly(_without_the_deepest(item))
+        return read_slowly(_without_the_deepest(item))
     except json.JSONDecodeError as error:
         at = len(text[: error.pos].encode("utf-8", "surrogateescape"))
         raise Broken(at=at, why=error.msg.lower()) from None

@@ -8,7 +8,7 @@ from upshot.core.errors import Invalid, Problem
 from upshot.core.limits import STEPS_IN_PROCESS_MAX
 from upshot.core.templates.compiling import Compiling
 from upshot.core.templates.faults import first_of, render_failed
-from upshot.core.templates.rendering import Rendering
+from upshot.core.templates.rendering import Literal, Rendering
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,11 @@ class Parameters:
     heavy: bool
     """A loop, or an operator or filter whose result can grow: render it in a child process."""
     _tree: Any = field(repr=False, compare=False)
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """Those that are the same in every run: there is no template in them."""
+        return {name: self.source[name] for name in self.source if _is_constant(self._tree[name])}
 
     def render(self, context: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters of one run; `RenderFailed` names every template that has no value.
@@ -48,6 +53,12 @@ def compile_parameters(source: Mapping[str, Any]) -> Parameters:
     found = compiling.findings
     heavy = found.heavy or found.steps > STEPS_IN_PROCESS_MAX
     return Parameters(source=source, names=frozenset(found.names), heavy=heavy, _tree=tree)
+
+
+def _is_constant(tree: Any) -> bool:
+    if isinstance(tree, dict):
+        return all(map(_is_constant, tree.values()))
+    return all(map(_is_constant, tree)) if isinstance(tree, list) else isinstance(tree, Literal)
 
 
 def merged_source(deployment: Mapping[str, Any], trigger: Mapping[str, Any]) -> dict[str, Any]:
