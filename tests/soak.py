@@ -27,6 +27,7 @@ from tests.proofs import (
     order_restarted,
     postgres_restarted,
     stopped,
+    workers_killed,
 )
 from upshot.core.limits import MIB
 from upshot.storage.database import Database
@@ -134,6 +135,12 @@ async def _deliverers_killed(soak: Soak) -> str:
     return f"{runs:,} runs, {kills} deliverers killed, {lost} attempts lost and made again"
 
 
+async def _workers_killed(soak: Soak) -> str:
+    runs, kills = soak.scaled(10_000) + 300, soak.scaled(30) + 3
+    lost = await workers_killed.prove(soak.url, runs=runs, kills=kills, seed=soak.seed)
+    return f"{runs:,} runs, {kills} workers killed, {lost} attempts lost and made again"
+
+
 async def _misbehaving_runners(soak: Soak) -> str:
     rounds = soak.scaled(10) + 1
     grown = await misbehaving_runners.prove(soak.url, rounds=rounds)
@@ -161,6 +168,7 @@ PROOFS = (
     Proof("State, runs and cursor move together", _evaluators_killed),
     Proof("A suspended evaluator is relieved", _evaluator_suspended),
     Proof("Every run ends once, though deliverers die", _deliverers_killed),
+    Proof("Every run ends once, though workers die", _workers_killed),
     Proof("A stopped server gives back its runs", _stopped),
     Proof("Bad runners harm neither others nor the server", _misbehaving_runners),
     Proof("Postgres may go away at any instant", _postgres_restarted),
