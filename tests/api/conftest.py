@@ -160,7 +160,7 @@ async def make_api(database: Database, conn: asyncpg.Connection) -> AsyncIterato
     line = loops.Line(database, signals, asyncio.Event())
     writer = await database.connect()
     writing = asyncio.create_task(ingest.write(writer))
-    await _opened(ingest)
+    await opened(ingest)
     renderers = Renderers()
     offers = Offers(line, renderers)
     watching = asyncio.create_task(offers.watch())
@@ -203,7 +203,7 @@ async def make_api(database: Database, conn: asyncpg.Connection) -> AsyncIterato
     await writer.close()
 
 
-async def _opened(ingest: Ingest) -> None:
+async def opened(ingest: Ingest) -> None:
     """Events are refused until a writer has its connection."""
     for _ in takewhile(lambda _: not ingest.is_open, count()):
         await asyncio.sleep(0)

@@ -6,14 +6,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import count, takewhile
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import httpx
 
-from tests.api.conftest import RUNNER, Posting, settings_of
+from tests.api.conftest import RUNNER, Posting, opened, settings_of
 from tests.core.reference.lines import FIRST_DAY, Line, Story, time
 from upshot.api.app import create_app
 from upshot.api.services import Services
@@ -239,7 +238,7 @@ async def timed(database: Database) -> AsyncIterator[Timed]:
     )
     conn, writer = await database.connect(**log.READER_SETTINGS), await database.connect()
     writing = asyncio.create_task(ingest.write(writer))
-    await _opened(ingest)
+    await opened(ingest)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8484") as client:
         made = await client.put("/v1/deployments/d", json={"runner": RUNNER, "enabled": False})
@@ -255,9 +254,3 @@ async def timed(database: Database) -> AsyncIterator[Timed]:
 
 def _has_more(progress: Progress) -> bool:
     return bool(progress.events) or progress.is_behind
-
-
-async def _opened(ingest: Ingest) -> None:
-    """Events are refused until a writer has its connection."""
-    for _ in takewhile(lambda _: not ingest.is_open, count()):
-        await asyncio.sleep(0)
