@@ -4,12 +4,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := .venv/run-installed
 DEV := .venv/dev-installed
+CLIENTS := build/prefect-newest/installed build/prefect-oldest/installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 COMPILE := build/lock/bin/pip-compile --quiet --no-config --generate-hashes --strip-extras \
 	--allow-unsafe --no-emit-options --no-header --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check lint format bench soak lock clean
+.PHONY: help demo serve test clients check lint format bench soak lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,8 +21,10 @@ demo: $(RUN) ## See an event trigger a deployment, here and now
 serve: $(RUN) ## Run the server, with a Postgres of its own unless UPSHOT_DATABASE_URL names one
 	$(BIN)/upshot serve
 
-test: $(DEV) ## Run the tests
-	$(BIN)/pytest
+# What is started again and again should not be compiled as often, whatever the environment says.
+test: export PYTHONDONTWRITEBYTECODE =
+test: $(DEV) clients ## Run the tests
+	$(BIN)/pytest --numprocesses auto --dist worksteal
 
 check: lint test ## All that a change must pass
 
@@ -48,6 +51,8 @@ lock: ## Write requirements/*.txt anew, with the newest versions that pyproject.
 	$(COMPILE) --extra server --extra embedded -c requirements/dev.txt -o requirements/run.txt pyproject.toml
 	$(COMPILE) --extra server -c requirements/dev.txt -o requirements/server.txt pyproject.toml
 	$(COMPILE) --all-build-deps --only-build-deps -c requirements/dev.txt -o requirements/build.txt pyproject.toml
+	$(COMPILE) -o requirements/prefect-newest.txt requirements/prefect-newest.in
+	$(COMPILE) -o requirements/prefect-oldest.txt requirements/prefect-oldest.in
 
 clean: ## Remove everything that was made here; data directories stay
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -64,4 +69,13 @@ $(RUN): requirements/run.txt requirements/build.txt
 
 $(DEV): requirements/dev.txt $(RUN)
 	$(PIP) install --quiet --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# Prefect's own clients, for the tests: each in an environment of its own, both made at once.
+clients: $(RUN)
+	@$(MAKE) --no-print-directory --jobs 2 $(CLIENTS)
+
+build/prefect-%/installed: requirements/prefect-%.txt | $(RUN)
+	$(PYTHON) -m venv --clear --without-pip $(@D)
+	$(PIP) --python $(@D)/bin/python install --quiet --no-deps --no-compile --require-hashes -r $<
 	@touch $@

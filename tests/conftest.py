@@ -1,11 +1,13 @@
-"""One embedded Postgres for the whole run, and a migrated database of its own for each test."""
+"""An embedded Postgres for each process of a run, and a migrated database for each test."""
 
 import asyncio
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -13,9 +15,35 @@ import pytest
 
 from upshot.storage import embedded, partitions
 from upshot.storage.database import Database
-from upshot.storage.schema import metadata
+from upshot.storage.embedded.accounts import account_for
 
-TEMPLATE = "upshot_template"
+WORKERS_MAX = 8
+UUIDS = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+TEMPLATE = f"upshot_template_{os.environ.get('PYTEST_XDIST_WORKER', '')}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """More than there are processors, since a test waits for half of its time."""
+    return min(3 * (os.cpu_count() or 1) // 2, WORKERS_MAX)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Root's first Postgres makes the user that it runs as, which only one process can."""
+    with tempfile.TemporaryDirectory() as folder:
+        account_for(Path(folder))
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Every process has to call a case by the same name, also one about an id that was made up."""
+    return UUIDS.sub("uuid", val) if isinstance(val, str) and UUIDS.search(val) else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """What a test has logged may be any text; reports go from process to process as UTF-8."""
+    return _encodable((yield))
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +53,10 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The address of a Postgres, without the database's name: UPSHOT_TEST_POSTGRES or our own."""
+    """The address of a Postgres, without the database's name: UPSHOT_TEST_POSTGRES or our own.
+
+    One that is given is shared, and should take a hundred connections of each process.
+    """
     given = os.environ.get("UPSHOT_TEST_POSTGRES")
     if given:
         yield given
@@ -86,6 +117,17 @@ class Databases:
         ) AS items (item)
     """
 
+    # To truncate a table that nobody has used takes as long as one that is full, and most are not.
+    _USED = """
+        SELECT oid::regclass::text AS name FROM pg_class
+         WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+           AND relname <> 'alembic_version' AND (pg_relation_size(oid) > 0 OR reltuples >= 0)
+    """
+    _RESTART_SEQUENCES = """
+        SELECT setval(format('%I', sequencename)::regclass, start_value, false)
+          FROM pg_sequences WHERE schemaname = 'public' AND last_value IS NOT NULL
+    """
+
     def __init__(self, postgres: str) -> None:
         self.postgres = postgres
         self._idle: list[str] = []
@@ -121,9 +163,10 @@ class Databases:
             )
             is_as_it_was = await conn.fetchval(self._SHAPE) == self._shapes[name]
             if is_as_it_was:
-                tables = ", ".join(table.name for table in metadata.sorted_tables)
-                await conn.execute(f"TRUNCATE {tables} RESTART IDENTITY")
-                await conn.execute("ALTER SEQUENCE events_position RESTART")
+                used = [row["name"] for row in await conn.fetch(self._USED)]
+                if used:
+                    await conn.execute(f"TRUNCATE {', '.join(used)} CASCADE")
+                await conn.execute(self._RESTART_SEQUENCES)
         finally:
             await conn.close()
         if is_as_it_was:
@@ -152,3 +195,15 @@ async def _do_without_fsync(postgres: str) -> None:
     await conn.execute("ALTER SYSTEM SET fsync = off")
     await conn.execute("SELECT pg_reload_conf()")
     await conn.close()
+
+
+def _encodable(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode(errors="backslashreplace").decode()
+        case list() | tuple():
+            return type(value)(map(_encodable, value))
+        case dict():
+            return {name: _encodable(one) for name, one in value.items()}
+        case _:
+            return value

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-SIGNAL_WITHIN_SECONDS = 10.0
+SIGNAL_WITHIN_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)

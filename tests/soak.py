@@ -114,11 +114,9 @@ async def _deadlines(soak: Soak) -> str:
 
 
 async def _evaluators_killed(soak: Soak) -> str:
-    database = Database(lambda: soak.url)
+    database, kills = Database(lambda: soak.url), soak.scaled(100) + 4
     try:
-        events, kills = await killed.prove(
-            database, soak.url, seconds=max(8.0, 120 * soak.size), seed=soak.seed
-        )
+        events = await killed.prove(database, soak.url, events=1_000, kills=kills, seed=soak.seed)
     finally:
         await database.close()
     return f"{events:,} events, {kills} evaluators killed, the runs of the model"

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
@@ -20,6 +19,7 @@ from standardwebhooks.webhooks import WebhookVerificationError
 
 from tests.e2e.server import Server, serving, until
 from tests.pages import Page, Shell
+from tests.ports import free_port
 from tests.receiver import Call, Receiver, reply
 from upshot.api.deployments import DeploymentWritten
 from upshot.core import limits
@@ -38,7 +38,13 @@ pytestmark = pytest.mark.anyio
 
 PAGE = Page("runners.md")
 TEXT = PAGE.text
-DEFINITIONS = ("Timeouts and retries", "How many at once", "Runs of one key", "Parameters")
+DEFINITIONS = (
+    "An endpoint that knows nothing of Upshot",
+    "Timeouts and retries",
+    "How many at once",
+    "Runs of one key",
+    "Parameters",
+)
 """Where an example is a deployment."""
 
 RUNNER = "127.0.0.1:9000"
@@ -187,8 +193,7 @@ def test_the_table_of_overlap_is_complete() -> None:
 async def test_the_runner_in_python_does_a_signed_run_and_refuses_an_unsigned_one(
     server: Server, tmp_path: Path
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        port = str(bound.getsockname()[1])
+    port = str(free_port())
     typed = typed_in(server, tmp_path, runner=f"127.0.0.1:{port}")
     made, asked = shell("A runner that is called")
     await typed.say(made + '\nprintf %s "$secret" >secret')

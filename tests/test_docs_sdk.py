@@ -10,8 +10,9 @@ import httpx
 import pytest
 
 from tests.pages import Page
+from tests.ports import free_port
 from tests.sdk.fake import FakeServer
-from tests.sdk.servers import Program, free_port, program
+from tests.sdk.servers import Program, program
 from tests.sdk.test_webhook import SECRET, called, signed
 from upshot.core.language import read_trigger
 from upshot.sdk import limits

@@ -227,6 +227,7 @@ def test_the_limits_on_the_page_are_those_of_the_code() -> None:
         "`where`": f"{limits.WHERE_CHARS_MAX:,} characters; about {limits.WHERE_STEPS_MAX:,} steps "
         "for one event, or else the answer is no",
         "a composite": f"{limits.NODES_MAX} triggers in all, {limits.NODES_DEEP_MAX} deep",
+        "`actions`": f"{limits.ACTIONS_MAX}",
         "a template": f"{limits.TEMPLATE_CHARS_MAX:,} characters; rendered parameters "
         f"{limits.PARAMETERS_BYTES_MAX // limits.KIB} KiB",
         "`events` in templates": f"the newest {limits.EVENTS_KEPT_MAX}",

@@ -73,7 +73,9 @@ def test_a_broken_module_of_our_own_is_not_taken_for_a_missing_package() -> None
 
 
 def test_the_locks_are_all_there() -> None:
-    assert [lock.name for lock in LOCKS] == ["build.txt", "dev.txt", "run.txt", "server.txt"]
+    assert [lock.name for lock in LOCKS] == [
+        "build.txt", "dev.txt", "prefect-newest.txt", "prefect-oldest.txt", "run.txt", "server.txt",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
@@ -87,6 +89,11 @@ def test_a_lock_pins_and_hashes_everything_and_names_no_place(lock: Path) -> Non
     assert not re.search(
         r"://|index-url|find-links|trusted-host|^-|/(opt|tmp|home)/", lock.read_text(), re.M
     )
+
+
+def test_prefect_is_in_the_locks_of_the_tests_clients_alone() -> None:
+    naming = [lock.name for lock in LOCKS if "prefect" in names(locked(lock))]
+    assert naming == ["prefect-newest.txt", "prefect-oldest.txt"]
 
 
 def test_what_runs_is_what_was_tested() -> None:

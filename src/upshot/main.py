@@ -1,4 +1,4 @@
-"""Puts the line together: one process that runs all stages, or some of them."""
+"""Puts the line together: the stages of a process, and the two processes of a whole server."""
 
 import asyncio
 import gc
@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -18,21 +18,26 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from upshot import __version__
+from upshot import __version__, supervisor
 from upshot.api.app import create_app, create_health_app
 from upshot.api.services import Services
 from upshot.core.errors import UpshotError
 from upshot.core.intake import NewEvent
+from upshot.core.limits import SOCKET_MESSAGE_BYTES_MAX
 from upshot.core.networks import NetworkPolicy
 from upshot.pipeline.call import Caller
 from upshot.pipeline.deliver import Deliverer
 from upshot.pipeline.ingest import Ingest, Result
 from upshot.pipeline.maintain import Retention
 from upshot.pipeline.render import Renderers
+from upshot.prefect import lost_runs
+from upshot.prefect.app import mount
+from upshot.prefect.protocol import SocketProtocol
 from upshot.settings import LOOPBACK_HOSTS, STAGES, Settings, Stage
 from upshot.storage import api_keys, embedded
 from upshot.storage import log as event_log
 from upshot.storage.database import Database, is_away
+from upshot.supervisor import Ties
 from upshot.workers import loops
 from upshot.workers.offers import Offers
 from upshot.workers.signals import Signals
@@ -44,6 +49,10 @@ GC_THRESHOLDS = (100_000, 50, 100)
 KEEP_ALIVE_SECONDS = 65  # longer than clients and proxies keep idle connections
 WATCH_SECONDS = 1.0
 
+API: tuple[Stage, ...] = ("api",)
+REST: tuple[Stage, ...] = ("evaluate", "deliver", "maintain")
+_READY, _IS_READY = "ready", "is ready?"
+
 log = structlog.get_logger()
 
 
@@ -52,15 +61,29 @@ class Refusal(UpshotError):
 
 
 class Server:
-    """The stages of one process, their database, and the order they start and stop in."""
+    """The stages of one process, their database, and the order they start and stop in.
 
-    def __init__(self, settings: Settings, stages: Collection[Stage] = STAGES) -> None:
+    `ties`: those to the other process of the same server, if there is one. `bound`: where it
+    listens already.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        stages: Collection[Stage] = STAGES,
+        *,
+        ties: Ties | None = None,
+        bound: socket.socket | None = None,
+    ) -> None:
         self.settings = settings
+        self._ties = ties
+        self._bound = bound
+        self._is_peer_ready = ties is None or "api" not in stages
         self.stages = frozenset(stages)
         self.signals = Signals()
         self.stopping = asyncio.Event()
         self.database = Database(self._url)
-        self.ingest = Ingest(on_stored=lambda: self.signals.wake(loops.EVALUATE))
+        self.ingest = Ingest(on_stored=lambda: loops.wake(self.signals, loops.EVALUATE))
         self._embedded: embedded.Embedded | None = None
         self._not_ready: str | None = "starting"
         self._line = loops.Line(self.database, self.signals, self.stopping)
@@ -70,23 +93,32 @@ class Server:
         self._http_closed = asyncio.Event()
         self._ingest_line = replace(self._line, stopping=self._http_closed)
 
+    @property
+    def is_supervised(self) -> bool:
+        """Whether another process hears of signals, and tells this one."""
+        return self._ties is not None
+
     def app(self) -> FastAPI:
         """The HTTP API, or without that stage what tells how this process is."""
-        create = create_app if "api" in self.stages else create_health_app
-        return create(
-            Services(
-                settings=self.settings,
-                database=self.database,
-                ingest=_Posting(self.ingest, self._line),
-                offers=self._offers,
-                wake=partial(loops.wake, self.signals),
-                not_ready=self.not_ready,
-                now=lambda: datetime.now(UTC),
-            )
+        services = Services(
+            settings=self.settings,
+            database=self.database,
+            ingest=_Posting(self.ingest, self._line),
+            offers=self._offers,
+            wake=partial(loops.wake, self.signals),
+            not_ready=self.not_ready,
+            now=lambda: datetime.now(UTC),
         )
+        if "api" not in self.stages:
+            return create_health_app(services)
+        app = create_app(services)
+        mount(app, self._line)
+        return app
 
     def not_ready(self) -> str | None:
         """Why requests cannot be served now; None when they can."""
+        if not self._is_peer_ready:
+            return self._not_ready or "the evaluator is starting"
         if self._not_ready is None and "api" in self.stages and not self.ingest.is_open:
             return "the database is away"
         return self._not_ready
@@ -97,6 +129,9 @@ class Server:
         Raises:
             UpshotError: it cannot or will not start like this.
         """
+        if self._ties is not None:
+            self.signals.pair(self._ties.peer)
+            asyncio.get_running_loop().add_reader(self._ties.alive, self._die)
         http = asyncio.create_task(self._serve_http())
         http.add_done_callback(lambda _: self.stopping.set())
         http.add_done_callback(lambda _: self._http_closed.set())
@@ -115,6 +150,14 @@ class Server:
             if self._embedded is not None:
                 await asyncio.to_thread(self._embedded.close)
 
+    def _die(self) -> None:
+        """Whoever kills the supervisor kills the server."""
+        if self._bound is not None:
+            # Before connections are closed, so that nobody who is cut off comes to us again.
+            with suppress(OSError):
+                self._bound.shutdown(socket.SHUT_RDWR)
+        os._exit(supervisor.CRASHED)
+
     async def _run_stages(self) -> None:
         async with (
             Caller(networks=NetworkPolicy.parse(self.settings.runner_networks)) as caller,
@@ -127,6 +170,8 @@ class Server:
                 tasks.create_task(loops.keep(name, line, work))
 
             keep("signals", lambda: loops.exchange_signals(line))
+            if self._ties is not None:
+                keep("peer", self._know_peer)
             if self._embedded is not None:
                 keep("embedded", partial(self._watch, self._embedded))
             # Every stage appends to the log: what was posted, and what became of runs.
@@ -153,8 +198,22 @@ class Server:
                 )
                 keep("rescue", lambda: loops.rescue(line))
                 keep("tidy", lambda: loops.tidy(line, retained))
+                keep("lost-flow-runs", self._watch_flow_runs)
             log.info("ready", stages=sorted(self.stages), version=__version__)
             self._not_ready = None
+
+    async def _know_peer(self) -> None:
+        """The API is ready once the other process is. Either may be started anew."""
+        asked, told = (_READY, _IS_READY) if "api" in self.stages else (_IS_READY, _READY)
+        with self.signals.listening(asked) as hint:
+            self.signals.wake_peer(told)
+            while not self.stopping.is_set():
+                await loops.wait_for_hint(hint, WATCH_SECONDS)
+                if hint.is_set():
+                    self._is_peer_ready = True
+                    if "api" not in self.stages:
+                        self.signals.wake_peer(told)
+                hint.clear()
 
     async def _prepare(self) -> None:
         """Wait for the database, bring up its schema where it is our own, check the keys."""
@@ -190,6 +249,8 @@ class Server:
 
     async def _check_keys(self) -> None:
         settings = self.settings
+        if self._ties is not None and "api" not in self.stages:
+            return
         if settings.host in LOOPBACK_HOSTS or settings.insecure or settings.api_key is not None:
             return
         async with self.database.begin() as conn:
@@ -214,19 +275,31 @@ class Server:
                 log.warning("embedded_postgres_restarted")
             await loops.pause_or_stop(self.stopping, WATCH_SECONDS)
 
+    async def _watch_flow_runs(self) -> None:
+        await lost_runs.watch(
+            self.database,
+            wake=partial(loops.wake, self.signals),
+            pause=partial(loops.pause_or_stop, self.stopping),
+            stopping=self.stopping,
+        )
+
     async def _serve_http(self) -> None:
         # Without the API there is nothing to listen for but health and metrics, on a port that
         # somebody has to name: several such processes may be on one machine.
-        if "api" not in self.stages and "port" not in self.settings.model_fields_set:
+        is_named = self._ties is None and "port" in self.settings.model_fields_set
+        if "api" not in self.stages and not is_named:
             await self.stopping.wait()
             return
-        bound = _bind(self.settings.host, self.settings.port)
+        bound = self._bound or _bind(self.settings.host, self.settings.port)
         server = _HttpServer(
             uvicorn.Config(
                 self.app(),
                 loop="none",
                 http="httptools",
-                ws="none",
+                ws=SocketProtocol,
+                ws_max_size=SOCKET_MESSAGE_BYTES_MAX,
+                # A few compressed bytes could become any number.
+                ws_per_message_deflate=False,
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -292,13 +365,34 @@ def _bind(host: str, port: int) -> socket.socket:
 def serve(settings: Settings, stages: Collection[Stage] = STAGES) -> None:
     """Run the server in the foreground until SIGTERM or SIGINT; a second one ends it at once.
 
+    A whole server is two processes: the API, and the rest of the line.
+
     Raises:
         UpshotError: it cannot or will not start like this.
+        SystemExit: with another code than 0.
     """
     configure_logging(settings.log_level)
     _collect_seldom()
+    if frozenset(stages) != frozenset(STAGES):
+        _run(Server(settings, stages))
+        return
+    # Bound here, it stays bound while a process of the API is replaced by another.
+    bound = _bind(settings.host, settings.port)
+
+    def serve_rest(ties: Ties) -> None:
+        bound.close()
+        _run(Server(settings, REST, ties=ties))
+
+    code = supervisor.run(
+        (lambda ties: _run(Server(settings, API, ties=ties, bound=bound)), serve_rest)
+    )
+    if code:
+        raise SystemExit(code)
+
+
+def _run(server: Server) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, stages))
+        runner.run(_serve(server))
 
 
 def _collect_seldom() -> None:
@@ -311,20 +405,21 @@ def _collect_seldom() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-async def _serve(settings: Settings, stages: Collection[Stage]) -> None:
-    server = Server(settings, stages)
+async def _serve(server: Server) -> None:
     loop = asyncio.get_running_loop()
 
     def stop(number: int) -> None:
-        if server.stopping.is_set():
-            os._exit(128 + number)
-        log.info("stopping", signal=signal.Signals(number).name)
+        if not server.is_supervised:
+            if server.stopping.is_set():
+                os._exit(128 + number)
+            log.info("stopping", signal=signal.Signals(number).name)
         server.stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
+        if number == signal.SIGTERM or not server.is_supervised:
+            loop.add_signal_handler(number, stop, number)
     await server.run()
-    log.info("stopped")
+    log.info("stopped", stages=sorted(server.stages))
 
 
 def configure_logging(level: str) -> None:

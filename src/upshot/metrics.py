@@ -1,8 +1,16 @@
-"""What Prometheus can read of this process, and of the database it works on."""
+"""What Prometheus can read of this server, and of the database it works on."""
 
+import os
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""Names the directory in which processes count together; read when this module is imported."""
 
 EVENTS: Final = Counter(
     "upshot_events", "Events posted, by what became of them.", ["status"]
@@ -17,6 +25,9 @@ EVALUATION_ERRORS: Final = Counter(
 KEYS_FORGOTTEN: Final = Counter(
     "upshot_keys_forgotten", "Open keys forgotten because they were kept for long enough."
 )
+FLOW_LOG_LINES: Final = Counter(
+    "upshot_flow_log_lines", "Lines that flows logged, by what became of them.", ["status"]
+)  # stored, dropped
 RUNS_MADE: Final = Counter("upshot_runs_made", "Runs that triggers made.")
 RUNS_FINISHED: Final = Counter("upshot_runs_finished", "Runs that ended, by state.", ["state"])
 ATTEMPTS: Final = Counter("upshot_attempts", "Calls of runners, by outcome.", ["outcome"])
@@ -27,21 +38,37 @@ DELIVERY_DELAY_SECONDS: Final = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600, float("inf")),
 )
 
-# Read from the database when they are asked for.
-HEAD: Final = Gauge("upshot_log_head", "The last position of the log that was handed out.")
-EVALUATED: Final = Gauge("upshot_log_evaluated", "The highest position that is evaluated.")
-LAG_SECONDS: Final = Gauge(
-    "upshot_log_lag_seconds", "The age of the oldest event that is not yet evaluated."
-)
-OPEN_KEYS: Final = Gauge("upshot_open_keys", "Keys of triggers that are open.")
-RUNS_OPEN: Final = Gauge("upshot_runs_open", "Runs that have not ended, by state.", ["state"])
-BREAKERS: Final = Gauge(
-    "upshot_breakers", "Runners that are not called as usual, by their breakers' state.", ["state"]
-)  # open, half-open
-BREAKER_NOT_CLOSED: Final = Gauge(
-    "upshot_breaker_not_closed",
-    "1 for a deployment whose runner is not called as usual; the first 100 by name.",
-    ["deployment"],
-)
-TRIGGERS: Final = Gauge("upshot_triggers", "Triggers registered.")
-DEPLOYMENTS: Final = Gauge("upshot_deployments", "Deployments registered.")
+
+def counted() -> CollectorRegistry:
+    """What is counted, in all processes of this server if there are several."""
+    if DIRECTORY_VARIABLE not in os.environ:
+        return REGISTRY
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return registry
+
+
+class Measured(Collector):
+    """What is read from the database when it is asked for."""
+
+    def __init__(self) -> None:
+        self._families: list[Metric] = []
+
+    def add(self, name: str, help_text: str, value: float) -> None:
+        self._families.append(GaugeMetricFamily(name, help_text, value=value))
+
+    def add_each(self, name: str, help_text: str, label: str, values: Mapping[str, float]) -> None:
+        family = GaugeMetricFamily(name, help_text, labels=[label])
+        for labelled, value in values.items():
+            family.add_metric([labelled], value)
+        self._families.append(family)
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def exposed(measured: Measured) -> bytes:
+    """Everything, in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(measured)
+    return generate_latest(counted()) + generate_latest(registry)

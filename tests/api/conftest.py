@@ -16,6 +16,7 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from starlette.routing import BaseRoute
 
 from upshot.api.app import create_app
 from upshot.api.services import Services
@@ -151,6 +152,8 @@ def settings_of(**settings: Any) -> Settings:
 
 MakeApi = Callable[..., Api]
 
+_READY_ROUTES: dict[str, list[BaseRoute]] = {}
+
 
 @pytest.fixture
 async def make_api(database: Database, conn: asyncpg.Connection) -> AsyncIterator[MakeApi]:
@@ -186,6 +189,7 @@ async def make_api(database: Database, conn: asyncpg.Connection) -> AsyncIterato
                 now=clock,
             )
         )
+        share_routes(app, "v1")
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         client = httpx.AsyncClient(transport=transport, base_url=base_url)
         clients.append(client)
@@ -201,6 +205,14 @@ async def make_api(database: Database, conn: asyncpg.Connection) -> AsyncIterato
     writing.cancel()
     await asyncio.wait({writing})
     await writer.close()
+
+
+def share_routes(app: FastAPI, kind: str) -> None:
+    """Give an app the routes of the first of its kind, which are the same.
+
+    FastAPI makes them ready when they are first looked at, and that takes longer than most tests.
+    """
+    app.router.routes[:] = _READY_ROUTES.setdefault(kind, list(app.router.routes))
 
 
 async def opened(ingest: Ingest) -> None:
@@ -219,14 +231,21 @@ def base_url(database_url: str) -> Iterator[str]:
     """The address of the API, served by uvicorn on a loop of its own, with an evaluator."""
     bound = socket.create_server(("127.0.0.1", 0))
     stopping = threading.Event()
-    server = threading.Thread(target=lambda: asyncio.run(_serve(bound, database_url, stopping)))
+    server = threading.Thread(target=lambda: asyncio.run(serve(bound, database_url, stopping)))
     server.start()
     yield f"http://127.0.0.1:{bound.getsockname()[1]}"
     stopping.set()
     server.join()
 
 
-async def _serve(bound: socket.socket, database_url: str, stopping: threading.Event) -> None:
+async def serve(
+    bound: socket.socket,
+    database_url: str,
+    stopping: threading.Event,
+    *,
+    mount: Callable[[FastAPI], None] = lambda _: None,
+) -> None:
+    """Serve the API, and what `mount` adds to it, until it is told to stop."""
     database = Database(lambda: database_url)
     line = loops.Line(database, Signals(), asyncio.Event())
     ingest = Ingest(on_stored=lambda: line.signals.wake(loops.EVALUATE))
@@ -243,6 +262,7 @@ async def _serve(bound: socket.socket, database_url: str, stopping: threading.Ev
             now=lambda: datetime.now(UTC),
         )
     )
+    mount(app)
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
     writer = await database.connect()
     async with asyncio.TaskGroup() as tasks:

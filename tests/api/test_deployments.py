@@ -75,6 +75,10 @@ async def test_durations_are_read_as_iso_8601_and_answered_in_seconds(api: Api) 
         ({"runner": {**RUNNER, "timeout": 301}}, ["runner", "timeout"]),
         ({"runner": {**RUNNER, "retries": [1] * 21}}, ["runner", "retries"]),
         ({"runner": {**RUNNER, "retries": [5, -1]}}, ["runner", "retries", 1]),
+        ({"runner": {**RUNNER, "method": "HEAD"}}, ["runner", "method"]),
+        ({"runner": {**RUNNER, "method": "get"}}, ["runner", "method"]),
+        ({"runner": {**RUNNER, "body": "event"}}, ["runner", "body"]),
+        ({"runner": {"type": "pull", "method": "GET"}}, ["runner", "method"]),
         ({"runner": {**RUNNER, "colour": 1}}, ["runner", "colour"]),
         ({"max_concurrency": 0}, ["max_concurrency"]),
         ({"max_concurrency": 1_001}, ["max_concurrency"]),
@@ -191,6 +195,19 @@ async def test_a_bad_patch_is_refused(api: Api, patch: Any, status: int) -> None
     await api.put(PATH, {"runner": RUNNER})
     answer = await api.client.patch(PATH, json=patch)
     assert answer.status_code == status, answer.text
+
+
+async def test_the_form_of_calls_is_shown_where_it_is_another_than_the_usual(api: Api) -> None:
+    usual = await api.put(PATH, {"runner": {**RUNNER, "method": "POST", "body": "run"}})
+    assert not {"method", "body"} & usual.json()["runner"].keys()
+    changed = await api.client.patch(PATH, json={"runner": {"method": "PUT", "body": "payload"}})
+    assert changed.status_code == 200, changed.text
+    shown = (await api.get(PATH))["runner"]
+    assert (shown["method"], shown["body"]) == ("PUT", "payload")
+    again = await api.put(PATH, {"runner": shown})
+    assert again.json()["runner"] == shown
+    back = await api.client.patch(PATH, json={"runner": {"method": None, "body": None}})
+    assert back.json()["runner"] == usual.json()["runner"]
 
 
 async def test_deployments_are_listed_by_name_page_by_page(api: Api) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -13,6 +13,7 @@ from tests.api.conftest import RUNNER, Api
 pytestmark = pytest.mark.anyio
 
 PATH = "/v1/deployments/d"
+LEASE = str(UUID(int=1))
 
 
 @pytest.fixture
@@ -260,12 +261,12 @@ async def test_of_two_reports_at_once_one_is_taken(shop: Api) -> None:
     [
         ({"state": "running"}, ["lease"]),
         ({"lease": "x", "state": "running"}, ["lease"]),
-        ({"lease": str(uuid4()), "state": "cancelled"}, ["state"]),
-        ({"lease": str(uuid4()), "state": "failed", "error": "a\0"}, ["error"]),
-        ({"lease": str(uuid4()), "state": "failed", "error": "x" * 5_000}, ["error"]),
-        ({"lease": str(uuid4()), "state": "completed", "result": {"a": ["\0"]}}, ["result", "a"]),
-        ({"lease": str(uuid4()), "state": "completed", "result": "x" * 70_000}, ["result"]),
-        ({"lease": str(uuid4()), "state": "completed", "resul": 1}, ["resul"]),
+        ({"lease": LEASE, "state": "cancelled"}, ["state"]),
+        ({"lease": LEASE, "state": "failed", "error": "a\0"}, ["error"]),
+        ({"lease": LEASE, "state": "failed", "error": "x" * 5_000}, ["error"]),
+        ({"lease": LEASE, "state": "completed", "result": {"a": ["\0"]}}, ["result", "a"]),
+        ({"lease": LEASE, "state": "completed", "result": "x" * 70_000}, ["result"]),
+        ({"lease": LEASE, "state": "completed", "resul": 1}, ["resul"]),
     ],
     ids=lambda value: str(value)[:60],
 )

@@ -40,8 +40,8 @@ def test_migrating_brings_an_empty_database_to_this_versions_schema(
     assert "Run 'upshot migrate' first" in before.err
     first = upshot("migrate")
     assert first.code == 0
-    assert "The database is at schema 0003." in first.out
-    assert upshot("migrate", "--json").json == {"revision": "0003"}
+    assert "The database is at schema 0004." in first.out
+    assert upshot("migrate", "--json").json == {"revision": "0004"}
     assert upshot("key", "list").code == 0
 
 

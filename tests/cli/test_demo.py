@@ -1,23 +1,21 @@
 """`upshot demo`, whole: from nothing, again, and stopped."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.ports import free_port
 from upshot.demo.background import Background
 
 
 @pytest.fixture
 def port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        return int(free.getsockname()[1])
+    return free_port()
 
 
 class Demo:

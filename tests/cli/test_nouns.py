@@ -1,5 +1,6 @@
 """Deployments, triggers, events and runs, by command against a real server."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -141,6 +142,17 @@ async def test_a_definition_can_come_by_standard_input(shop: Command) -> None:
     assert ended.out == "second: created\n"
     names = [one["name"] for one in await json_of(shop, "trigger", "list")]
     assert names == ["order-complete", "second"]
+
+
+async def test_a_trigger_with_actions_is_listed_with_what_it_does(shop: Command) -> None:
+    actions = [
+        {"type": "run", "deployment": "post-order-complete"}, {"type": "run"}, {"type": "pause"},
+    ]  # fmt: skip
+    document = {"name": "several", "expect": ["go"], "actions": actions}
+    assert await apply(shop, "trigger", json.dumps(document)) == "several: created\n"
+    listed = (await shop.beside("trigger", "list")).out
+    assert "post-order-complete, inferred, pause" in listed
+    assert "pause" in (await shop.beside("trigger", "show", "several")).out
 
 
 async def test_a_disabled_trigger_sees_nothing_until_it_is_enabled(shop: Command) -> None:

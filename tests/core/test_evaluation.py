@@ -169,9 +169,10 @@ def test_the_run_id_is_that_of_the_firing_whenever_it_is_made() -> None:
     story: Story = [(CREATED, 0), (COMPLETE, 1)]
     (first,), (again,) = firings(story, **SHOP), firings(story, **SHOP)
     (edited,) = firings(story, version=2, **SHOP)
-    assert first.run_id == again.run_id
-    assert first.run_id != edited.run_id
-    assert first.run_id.version == 8
+    assert first.id_of("0") == again.id_of("0")
+    assert first.id_of("0") != edited.id_of("0")
+    assert first.id_of("0") != first.id_of("1")
+    assert first.id_of("0").version == 8
 
 
 OPENER = Seen(

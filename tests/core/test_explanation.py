@@ -590,6 +590,13 @@ CUSTOMER = {"prefect.resource.id": "c-1", "prefect.resource.role": "customer"}
             "that begins with `upshot.`.",
         ),
         (
+            ("prefect.automation.triggered", 0),
+            {"expect": ["prefect.*"]},
+            "name",
+            "No match: the name is `prefect.automation.triggered`, and announcements need a "
+            "pattern that begins with `prefect.automation.`.",
+        ),
+        (
             (FAILED, 0),
             {"expect": [FAILED], "match": {"region": "eu-*"}},
             "match",

@@ -107,6 +107,15 @@ def test_the_resource_of_the_cause_is_found_in_the_runs_copy_of_it() -> None:
         ([event("order.paid", {"depth": 7})], 0),
         ([event("upshot.trigger.saved", {"depth": 7})], 0),
         ([event("upshot.run.completed", {"depth": 0})], 1),
+        ([event("prefect.flow-run.Completed", {"depth": 4})], 5),
+        ([event("prefect.flow-run.Completed", {})], 1),
+        ([event("prefect.automation.triggered", {"depth": 4})], 7),
+        ([event("prefect.automation.action.failed", {"depth": 0})], 3),
+        ([event("prefect.deployment.updated", {"depth": 4})], 0),
+        ([event("prefect.flow-run.Completed", {"depth": "deep"})], 1),
+        ([event("prefect.flow-run.Completed", {"depth": 2.5})], 1),
+        ([event("prefect.flow-run.Completed", {"depth": 10**30})], 11),
+        ([event("prefect.flow-run.Completed", {"depth": -(10**9)})], 1),
         ([event("upshot.run.failed", {"depth": 4, "result": {"depth": 9}})], 5),
         (
             [
@@ -123,3 +132,9 @@ def test_a_firing_is_one_deeper_than_the_deepest_run_that_led_to_it(
     events: list[Event | None], depth: int
 ) -> None:
     assert depth_after(events) == depth
+
+
+@pytest.mark.parametrize("payload", ["[1]", '"deep"', "null", '{"depth": null}'])
+def test_clients_may_post_what_they_like_under_prefects_names(payload: str) -> None:
+    posted = replace(event("prefect.flow-run.Completed", {}), payload=payload)
+    assert depth_after([posted]) == 1

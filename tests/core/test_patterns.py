@@ -64,6 +64,26 @@ def test_own_events_need_a_pattern_that_begins_with_upshot(
     assert parse_patterns(patterns).matches_name("upshot.run.failed") is matches
 
 
+@pytest.mark.parametrize(
+    ("patterns", "matches"),
+    [
+        (["*"], False),
+        (["prefect.*"], False),
+        (["*.triggered"], False),
+        (["!order.*"], False),
+        (["upshot.*"], False),
+        (["prefect.automation.*"], True),
+        (["prefect.automation.triggered"], True),
+        (["*", "prefect.automation.*"], True),
+        (["prefect.automation.*", "!*.triggered"], False),
+    ],
+)
+def test_what_is_announced_needs_a_pattern_that_names_it(
+    patterns: list[str], matches: bool
+) -> None:
+    assert parse_patterns(patterns).matches_name("prefect.automation.triggered") is matches
+
+
 def test_many_stars_take_linear_time() -> None:
     # A backtracking matcher would need longer than the universe has.
     assert not parse_pattern("*a" * 500 + "b").matches("a" * 8192)

@@ -26,6 +26,7 @@ from upshot.core.limits import (
 )
 from upshot.core.templates import (
     RenderFailed,
+    as_literal,
     compile_parameters,
     event_document,
     event_view,
@@ -691,3 +692,109 @@ def test_constants_are_the_parameters_without_a_template_at_any_depth() -> None:
         "deep": {"list": [1, {"a": "{{ event.resource.id }}"}]},
     }
     assert compile_parameters({**constant, **templated}).constants == constant
+
+
+FORMED = {"payload": {"n": 5, "s": "x", "none": None, "o": {"a": [1, True]}}}
+
+
+@pytest.mark.parametrize(
+    ("source", "rendered"),
+    [
+        ({"$text": "{{ event.payload.n }}"}, "5"),
+        ({"$text": "{{ event.payload.none }}"}, "None"),
+        ({"$text": "{{ event.payload.o }}"}, "{'a': [1, True]}"),
+        ({"$text": "n={{ event.payload.n }}"}, "n=5"),
+        ({"$text": "{# nothing #}"}, ""),
+        ({"$text": "plain"}, "plain"),
+        ({"$json": "{{ event.payload.n }}"}, 5),
+        ({"$json": "[{{ event.payload.n }}, 2]"}, [5, 2]),
+        ({"$json": '{"s": "{{ event.payload.s }}"}'}, {"s": "x"}),
+        ({"$json": "{{ event.payload.o | tojson }}"}, {"a": [1, True]}),
+        ({"$json": "18446744073709551617"}, 2**64 + 1),
+        ({"$json": '"plain"'}, "plain"),
+        ([{"$text": "{{ event.payload.n }}"}, {"a": {"$json": "null"}}], ["5", {"a": None}]),
+        ({"text": "$text", "a": "$json"}, {"text": "$text", "a": "$json"}),
+    ],
+)
+def test_a_template_may_say_what_its_text_becomes(source: Any, rendered: Any) -> None:
+    parameters = compile_parameters({"p": source})
+    assert parameters.render({"event": FORMED}) == {"p": rendered}
+    assert type(parameters.render({"event": FORMED})["p"]) is type(rendered)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ({"$text": "x", "more": 1}, "alone"),
+        ({"$text": "x", "$json": "1"}, "alone"),
+        ({"$json": 1}, "a text"),
+        ({"$text": None}, "a text"),
+        ({"$json": "{"}, "no JSON"),
+        ({"$json": "NaN"}, "no JSON"),
+        ({"$json": ""}, "no JSON"),
+        ({"$json": "[" * 100_000}, "larger|no JSON"),
+        ({"$json": '"\\u0000"'}, "U\\+0000"),
+        ({"$text": "{{ evnt }}"}, "evnt"),
+        ({"$json": "{{ evnt }}"}, "evnt"),
+        ({"$text": "{{ " + "a" * 5_000}, "longer"),
+    ],
+)
+def test_a_form_that_is_wrong_is_refused(source: Any, says: str) -> None:
+    with pytest.raises(Invalid, match=says):
+        compile_parameters({"p": [source]})
+
+
+def test_a_parameter_may_be_called_like_a_form() -> None:
+    assert compile_parameters({"$text": "{{ 1 }}"}).render({}) == {"$text": 1}
+
+
+@pytest.mark.parametrize(
+    "written", ["x", "", "[1,", "NaN", '"\\u0000"', "[" * 3_000, "1" + "0" * 2_000]
+)
+def test_text_that_is_no_json_fails_the_run_that_it_is_for(written: str) -> None:
+    parameters = compile_parameters({"p": {"$json": "{{ event.payload }}"}})
+    with pytest.raises(RenderFailed) as caught:
+        parameters.render({"event": {"payload": written}})
+    assert [problem.loc for problem in caught.value.problems] == [("p",)]
+
+
+def test_a_form_without_a_template_is_a_constant_and_one_with_it_is_not() -> None:
+    source = {
+        "a": {"$json": "[1]"},
+        "b": {"$text": "x"},
+        "c": {"$json": "{{ event.id }}"},
+        "d": {"$text": "{{ event.id }}"},
+        "e": [{"$json": "{}"}, "y"],
+    }
+    assert compile_parameters(source).constants == {"a": [1], "b": "x", "e": [{}, "y"]}
+
+
+def test_a_form_tells_what_it_reaches_and_what_it_costs() -> None:
+    loop = "{% for e in events %}{{ e.id }}{% endfor %}"
+    parameters = compile_parameters({"p": {"$json": loop}, "q": {"$text": "{{ after.id }}"}})
+    assert parameters.names == {"events", "after"}
+    assert parameters.heavy
+    items = [{"id": number} for number in (1, 2)]
+    rendered = compile_parameters({"p": {"$json": loop}}).render({"events": items})
+    assert rendered == {"p": 12}
+
+
+def test_the_automation_has_an_id_and_a_name() -> None:
+    context = {"automation": {"id": "1", "name": "Alle"}}
+    parameters = compile_parameters({"p": "{{ automation.id }} {{ automation.name }}"})
+    assert parameters.render(context) == {"p": "1 Alle"}
+    with pytest.raises(Invalid, match="version"):
+        compile_parameters({"p": "{{ automation.version }}"})
+
+
+_LEAVES = st.none() | st.booleans() | st.integers() | st.text('{%#}$\\"a\n', max_size=8)
+_NAMES = st.sampled_from(["$text", "$json", "a", "{{ a }}"])
+_VALUES = st.recursive(
+    _LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_NAMES, inner, max_size=3)
+)
+
+
+@given(_VALUES)
+def test_a_literal_renders_to_itself_whatever_it_looks_like(value: Any) -> None:
+    parameters = compile_parameters({"p": as_literal(value)})
+    assert parameters.render({}) == parameters.constants == {"p": value}

@@ -4,14 +4,15 @@ import asyncio
 import json
 import os
 import signal
-import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+
+from tests.e2e import forks
+from tests.e2e.forks import Forked
 
 STARTS_WITHIN_SECONDS = 60.0
 STOPS_WITHIN_SECONDS = 35.0
@@ -130,7 +131,7 @@ class Api:
 class Server:
     """One process, and what it has logged."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Forked) -> None:
         self.process = process
         self.log: list[dict[str, Any]] = []
         self.api = Api("http://127.0.0.1")
@@ -146,9 +147,10 @@ class Server:
         def told() -> bool:
             return bool(found()) or self._reading.done()
 
-        async with asyncio.timeout(within), self._said:
-            await self._said.wait_for(told)
-        assert found(), f"the server ended without logging {event!r}: {self.log}"
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within), self._said:
+                await self._said.wait_for(told)
+        assert found(), f"the server has not logged {event!r}: {self.log}"
         return found()[0]
 
     async def ready(self, *, within: float = STARTS_WITHIN_SECONDS) -> None:
@@ -172,10 +174,16 @@ class Server:
         self.process.send_signal(number)
 
     @property
+    def processes(self) -> list[int]:
+        """Those that do the work of a whole server, where this one only watches them."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [child for child in map(int, children) if _program(child) == _program(pid)]
+
+    @property
     def resident_bytes(self) -> int:
         """Memory in use now, the renderers' not counted."""
-        statm = Path(f"/proc/{self.process.pid}/statm").read_text()
-        return int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return sum(map(_resident_bytes, [self.process.pid, *self.processes]))
 
     async def _end(self, number: signal.Signals) -> None:
         if self.process.returncode is None:
@@ -186,7 +194,6 @@ class Server:
         await self.api.http.aclose()
 
     async def _read_log(self) -> None:
-        assert self.process.stderr is not None
         async for line in self.process.stderr:
             async with self._said:
                 self.log.append(_parsed(line))
@@ -197,29 +204,32 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    database_url: str | None = None, *, only: str | None = None, data_dir: Path | None = None
+    database_url: str | None = None,
+    *,
+    only: str | None = None,
+    data_dir: Path | None = None,
+    port: int = 0,
 ) -> AsyncIterator[Server]:
     """A server that is ready, on a port of its own; killed at the end if it still runs."""
-    async with starting(database_url, only=only, data_dir=data_dir) as server:
+    async with starting(database_url, only=only, data_dir=data_dir, port=port) as server:
         await server.ready()
         yield server
 
 
 @asynccontextmanager
 async def starting(
-    database_url: str | None = None, *, only: str | None = None, data_dir: Path | None = None
+    database_url: str | None = None,
+    *,
+    only: str | None = None,
+    data_dir: Path | None = None,
+    port: int = 0,
 ) -> AsyncIterator[Server]:
     """A server that listens, and may not be ready."""
-    options = ["--port", "0"]
+    options = ["--port", str(port)]
     options += ["--database-url", database_url] if database_url else []
     options += ["--only", only] if only else []
     options += ["--data-dir", str(data_dir)] if data_dir else []
-    server = Server(
-        await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "upshot", "serve", *options,
-            stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, limit=2**20,
-        )
-    )  # fmt: skip
+    server = Server(await forks.start("serve", *options))
     try:
         await server.api.http.aclose()
         server.api = Api((await server.logged("listening"))["url"])
@@ -228,6 +238,23 @@ async def starting(
         if server.process.returncode is None:
             # A suspended process is killed as well.
             await server.kill()
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and it is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _program(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def _resident_bytes(pid: int) -> int:
+    statm = Path(f"/proc/{pid}/statm").read_text()
+    return int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _document(answer: httpx.Response, *expected: int) -> Any:

@@ -47,10 +47,8 @@ def tried(
     **fields: Any,
 ) -> Tried:
     trigger = build.trigger(number, parameters=parameters or USER, **{**SHOP, **fields})
-    return Tried(
-        trigger,
-        Defaults(json.dumps(defaults or {}), None if schema is None else json.dumps(schema)),
-    )
+    given = Defaults(json.dumps(defaults or {}), None if schema is None else json.dumps(schema))
+    return Tried(trigger, {"d": given})
 
 
 def running(new: Tried, old: Tried | None = None, **more: Any) -> Running:

@@ -27,7 +27,15 @@ from tests.receiver import (
     reply,
 )
 from upshot import __version__
-from upshot.core.delivery import Attempt, Refused, Responded, TimedOut, Unreached, Webhook
+from upshot.core.delivery import (
+    Attempt,
+    Method,
+    Refused,
+    Responded,
+    TimedOut,
+    Unreached,
+    Webhook,
+)
 from upshot.core.limits import RESPONSE_BYTES_KEPT_MAX
 from upshot.core.networks import NetworkPolicy
 from upshot.pipeline.call import Caller
@@ -96,6 +104,39 @@ def full_port() -> Iterator[int]:
 
 
 # What is sent.
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
+def test_the_runner_says_by_which_method_it_is_called(method: Method) -> None:
+    async def scene() -> None:
+        async with Receiver() as receiver, calling() as caller:
+            webhook = Webhook(receiver.url, secrets=(SECRET,), method=method)
+            now = datetime.now(UTC)
+            made = await caller.call(webhook, run_id=RUN, body=b"a", media_type="text/x", at=now)
+            [sent] = receiver.calls
+        assert made.status == 200
+        assert (sent.method, sent.path, sent.body) == (method, "/run", b"a")
+        assert sent.headers["content-type"] == "text/x"
+        assert "v1," in sent.headers["webhook-signature"]
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_nothing_is_said_of_a_body_that_there_is_not(method: Method) -> None:
+    async def scene() -> None:
+        async with Receiver() as receiver, calling() as caller:
+            webhook = Webhook(receiver.url, method=method)
+            await caller.call(webhook, run_id=RUN, body=b"", media_type=None, at=AT)
+            own = Webhook(receiver.url, method=method, headers={"Content-Type": "text/y"})
+            await caller.call(own, run_id=RUN, body=b"", media_type=None, at=AT)
+            without, with_own = receiver.calls
+        assert (without.method, without.body, with_own.body) == (method, b"", b"")
+        assert "content-type" not in without.headers
+        assert with_own.headers["content-type"] == "text/y"
+        assert without.headers["idempotency-key"] == str(RUN)
+
+    asyncio.run(scene())
 
 
 def test_a_call_is_a_signed_json_post_with_the_users_headers() -> None:

@@ -78,6 +78,21 @@ async def test_a_due_run_is_called_and_ends(database: Database, line: Line) -> N
     assert await attempts_of(line.conn, run_id) == [("completed", 201, "made")]
 
 
+async def test_a_plain_webhook_gets_its_payload_and_is_done_with_a_202(
+    database: Database, line: Line
+) -> None:
+    async with Receiver(reply(202)) as runner:
+        await deploy(database, "d", runner.url, method="PUT", body="payload")
+        run_id = await make_run(line.conn, parameters='{"payload": "done: 123"}')
+        await line.deliverer.turn(line.conn)
+        await line.turn_when_ended()
+        (call,) = runner.calls
+    assert (call.method, call.body) == ("PUT", b"done: 123")
+    assert call.headers["content-type"] == "text/plain; charset=utf-8"
+    assert call.headers["webhook-id"] == str(run_id)
+    assert await state_of(line.conn, run_id) == "completed"
+
+
 async def test_the_log_is_told_when_a_run_has_ended_and_not_when_it_is_tried_again(
     database: Database, line: Line
 ) -> None:
@@ -299,12 +314,12 @@ def reply_after(event: asyncio.Event) -> Behaviour:
 
 
 async def deploy(
-    database: Database, name: str, url: str, *, retries: tuple[float, ...] = ()
+    database: Database, name: str, url: str, *, retries: tuple[float, ...] = (), **form: Any
 ) -> None:
     fields = DeploymentFields(
         description="",
         tags=[],
-        runner=Webhook(url=url, timeout=timedelta(seconds=60), retries=retries),
+        runner=Webhook(url=url, timeout=timedelta(seconds=60), retries=retries, **form),
         parameters={},
         parameter_schema=None,
         max_concurrency=8,

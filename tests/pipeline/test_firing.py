@@ -12,7 +12,7 @@ from upshot.core.facts import Fire, Matched
 from upshot.core.limits import CHAIN_DEPTH_MAX
 from upshot.core.runs import Firing
 from upshot.core.windows import Seen
-from upshot.pipeline.firing import Defaults, run_of
+from upshot.pipeline.firing import Defaults, depth_of, run_of
 from upshot.storage.queue import NewRun
 
 DEFAULTS = Defaults(parameters="{}", parameter_schema=None)
@@ -47,7 +47,13 @@ def made(
     firing = Firing(
         trigger=trigger(expect=["a"], **fields), key=("7",), fire=fire, at=NOON, cause=("x",)
     )
-    return run_of(firing, defaults)
+    return run_by(firing, defaults)
+
+
+def run_by(firing: Firing, defaults: Defaults | None) -> NewRun:
+    """The run of its only action."""
+    ((place, action),) = firing.trigger.runs
+    return run_of(firing, place, action, deployment="d", defaults=defaults, depth=depth_of(firing))
 
 
 def test_a_firing_without_an_event_makes_a_run_whose_templates_see_none() -> None:
@@ -60,7 +66,7 @@ def test_an_event_that_the_log_no_longer_has_is_still_named() -> None:
     forgotten = Seen(UUID(int=5), NOON, NOON, False, True, None)
     fire = Fire(event=forgotten, counted=(forgotten,), after=None, at=NOON)
     firing = Firing(trigger=trigger(**EVENT), key=("7",), fire=fire, at=NOON, cause=("x",))
-    run = run_of(firing, DEFAULTS)
+    run = run_by(firing, DEFAULTS)
     assert (run.event_id, run.event, run.event_ids) == (UUID(int=5), None, [UUID(int=5)])
 
 

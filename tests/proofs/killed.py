@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from contextlib import AsyncExitStack
 
 import asyncpg
@@ -16,11 +15,12 @@ WRITERS = 4
 USERS_EACH = 20
 
 
-async def prove(database: Database, url: str, *, seconds: float, seed: int) -> tuple[int, int]:
+async def prove(database: Database, url: str, *, events: int, kills: int, seed: int) -> int:
     """Two evaluator processes, one of them killed now and then, while four writers tell stories.
 
     Each user's events come from one writer that waits for each commit, so their order is known and
-    a sequential model says which of them fire. Answers how many events and kills there were.
+    a sequential model says which of them fire. Answers how many events there were: `events` or
+    more, since the writers go on until the last of the kills.
     """
     chance = random.Random(seed)
     looking = await database.connect()
@@ -34,35 +34,47 @@ async def prove(database: Database, url: str, *, seconds: float, seed: int) -> t
             return await stack.enter_async_context(serving(url, only="evaluate"))
 
         evaluators = [await start() for _ in range(2)]
-        until = time.monotonic() + seconds
+        last_kill = asyncio.Event()
         writing = asyncio.gather(
-            *(_write(database, random.Random(f"{seed}/{n}"), n, until) for n in range(WRITERS))
+            *(
+                _write(
+                    database,
+                    random.Random(f"{seed}/{n}"),
+                    n,
+                    events=events // WRITERS,
+                    and_until=last_kill,
+                )
+                for n in range(WRITERS)
+            )
         )
-        kills = 0
-        while not writing.done():
+        for _ in range(kills):
             await asyncio.wait({writing}, timeout=chance.uniform(0.1, 0.8))
-            if not writing.done():
-                victim = chance.randrange(2)
-                await evaluators[victim].kill()
-                kills += 1
-                evaluators[victim] = await start()
+            victim = chance.randrange(2)
+            await evaluators[victim].kill()
+            evaluators[victim] = await start()
+        last_kill.set()
         stories = await writing
         expected = set().union(*(shop.firing_events(steps) for steps in stories))
         await _until_evaluated(looking)
         fired = await shop.events_with_runs(looking)
         assert len(fired) == len(set(fired)), "a firing made two runs"
         assert set(fired) == expected, "the runs are not those of the model"
-        return sum(map(len, stories)), kills
+        return sum(map(len, stories))
 
 
 async def _write(
-    database: Database, chance: random.Random, writer: int, until: float
+    database: Database,
+    chance: random.Random,
+    writer: int,
+    *,
+    events: int,
+    and_until: asyncio.Event,
 ) -> list[shop.Step]:
     conn = await database.connect()
     users = [f"{writer}-{user}" for user in range(USERS_EACH)]
     written: list[shop.Step] = []
     try:
-        while time.monotonic() < until:
+        while len(written) < events or not and_until.is_set():
             steps = shop.story(chance, users=users, length=chance.randint(1, 20))
             await shop.append_slowly(conn, steps, open_seconds=0)
             written += steps

@@ -4,8 +4,9 @@ import asyncio
 import json
 from contextlib import suppress
 
-from tests.e2e.server import ANSWERS_WITHIN_SECONDS, Api, until
-from tests.sdk.servers import free_port, program, serving_at
+from tests.e2e.server import ANSWERS_WITHIN_SECONDS, Api, serving, until
+from tests.ports import free_port
+from tests.sdk.servers import program
 
 EMIT = """
 import json, sys, threading, time
@@ -37,14 +38,14 @@ async def prove(
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     async with program("-c", EMIT, str(events), str(pace_seconds), url=url) as app:
-        async with serving_at(port, database_url) as server:
+        async with serving(database_url, port=port) as server:
             await app.said("a tenth is emitted")
             await _some_are_stored(server.api)
             await server.kill()
         never = asyncio.Event()
         with suppress(TimeoutError):
             await asyncio.wait_for(never.wait(), away_seconds)
-        async with serving_at(port, database_url) as server:
+        async with serving(database_url, port=port) as server:
             await app.said('"slowest"')
             assert await app.end() == 0
             told = json.loads(app.lines[-1])

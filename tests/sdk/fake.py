@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from aiohttp import web
 
-SIGNAL_WITHIN_SECONDS = 10.0
+SIGNAL_WITHIN_SECONDS = 30.0
 
 Answer = tuple[int, Any]
 

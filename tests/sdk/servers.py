@@ -1,45 +1,16 @@
-"""A server that can be started again at the same address, and programs that talk to it."""
+"""Programs that talk to a server."""
 
 import asyncio
 import os
 import signal
-import socket
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.e2e.server import Api, Server
-
 SAID_WITHIN_SECONDS = 60.0
 STOPS_WITHIN_SECONDS = 35.0
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
-
-
-@asynccontextmanager
-async def serving_at(port: int, database_url: str) -> AsyncIterator[Server]:
-    """A server that is ready; killed at the end if it still runs."""
-    server = Server(
-        await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "upshot", "serve",
-            "--port", str(port), "--database-url", database_url,
-            stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, limit=2**20,
-        )
-    )  # fmt: skip
-    try:
-        await server.api.http.aclose()
-        server.api = Api((await server.logged("listening"))["url"])
-        await server.ready()
-        yield server
-    finally:
-        if server.process.returncode is None:
-            await server.kill()
 
 
 class Program:

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from tests.ports import free_port
 from tests.sdk.fake import Answer, FakeServer, stored
 from upshot import Event, EventLost
 from upshot.sdk.emitter import Emitter
@@ -82,9 +83,8 @@ async def test_a_batch_that_fails_is_sent_again_with_the_same_ids_and_times(
 
 
 async def test_events_put_while_no_server_is_there_are_sent_when_there_is() -> None:
-    async with FakeServer() as first:
-        url, port = first.url, first.port
-    emitter = emitter_for(url)
+    port = free_port()
+    emitter = emitter_for(f"http://127.0.0.1:{port}")
     for number in range(100):
         emitter.put(made(number))
     async with FakeServer(port=port) as server:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import upshot
+from tests.ports import free_port
 from tests.sdk.fake import FakeServer, logged, offered
 from upshot import ClientError, Deployment, EventTrigger, Refused, deployment
 
@@ -167,8 +168,7 @@ async def test_a_server_that_is_not_there_yet_is_waited_for_and_one_that_goes_is
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "upshot")
-    async with FakeServer() as first:
-        port = first.port
+    port = free_port()
     task = asyncio.ensure_future(upshot.aserve(bill, api_url=f"http://127.0.0.1:{port}"))
     await logged("cannot register yet")
     for _ in range(2):

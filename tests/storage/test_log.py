@@ -1,5 +1,6 @@
 """The log on a real Postgres: nothing skipped, nothing held up, every batch bounded."""
 
+import json
 import random
 from datetime import timedelta
 from uuid import UUID
@@ -139,8 +140,9 @@ async def test_one_event_larger_than_a_batch_is_read_alone(logged: asyncpg.Conne
     assert first == ids[:1]
 
 
+@pytest.mark.parametrize("listed", [None, ["order.paid"]])
 async def test_only_a_change_of_a_trigger_or_a_key_makes_what_stands_behind_it_wanted(
-    logged: asyncpg.Connection,
+    listed: list[str] | None, logged: asyncpg.Connection
 ) -> None:
     cursor = await log.load_cursor(logged, "test")
 
@@ -153,6 +155,7 @@ async def test_only_a_change_of_a_trigger_or_a_key_makes_what_stands_behind_it_w
             cursor,
             events_max=100,
             bytes_max=BYTES,
+            names=listed,
             is_wanted=lambda name: name == "order.paid",
         )
         assert batch.size == len(names)
@@ -163,6 +166,22 @@ async def test_only_a_change_of_a_trigger_or_a_key_makes_what_stands_behind_it_w
     assert await wanted(run, other, "order.paid", run) == ["order.paid"]
     for change in ("upshot.trigger.saved", "upshot.key.forgotten"):
         assert await wanted(other, change, other, run) == [change, other, run]
+
+
+async def test_who_is_followed_or_follows_is_wanted_under_any_name(
+    logged: asyncpg.Connection,
+) -> None:
+    cursor = await log.load_cursor(logged, "test")
+    other, followed, following = (
+        shop.new_event(shop.Step(id=shop.new_id(), name=name, user="1")) for name in "abc"
+    )
+    following = structs.replace(following, follows=followed.id)
+    await log.append(logged, [other, followed, following])
+    batch = await log.read_batch(
+        logged, cursor, events_max=100, bytes_max=BYTES, names=[], is_wanted=lambda _: False
+    )
+    assert [event.id for event in batch.events] == [followed.id, following.id]
+    assert batch.size == 3
 
 
 async def test_a_cursor_moved_by_somebody_else_is_not_moved_again(
@@ -213,11 +232,30 @@ async def test_reading_uses_the_index_in_commit_order(
     await append(logged, 10)
     snapshot = await logged.fetchval("SELECT pg_current_snapshot()::text")
     rows = await reader.fetch(
-        "EXPLAIN (COSTS OFF) " + log.READ_BATCH, cursor.snapshot, snapshot, 0, 0, 5_000, BYTES
+        "EXPLAIN (COSTS OFF) " + log.READ_BATCH, cursor.snapshot, snapshot, 0, 0, 5_000, BYTES, None
     )
     plan = "\n".join(row[0] for row in rows)
     assert "Seq Scan" not in plan
     assert "xid_position_idx" in plan
+    await reader.close()
+
+
+async def test_reading_what_is_new_does_not_look_at_what_is_old(
+    logged: asyncpg.Connection, database: Database
+) -> None:
+    reader = await database.connect(**log.READER_SETTINGS)
+    await append(logged, 20_000)
+    cursor = await log.load_cursor(logged, "test")
+    _, cursor = await read(logged, cursor, events_max=30_000, bytes_max=30_000_000)
+    await append(logged, 10)
+    snapshot = await logged.fetchval("SELECT pg_current_snapshot()::text")
+    explained = await reader.fetchval(
+        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + log.READ_BATCH,
+        *(cursor.snapshot, snapshot, 0, 0, 5_000, BYTES, None),
+    )
+    plan = json.loads(explained)[0]["Plan"]
+    assert plan["Actual Rows"] == 10
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 50
     await reader.close()
 
 

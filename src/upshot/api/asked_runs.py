@@ -17,7 +17,7 @@ from upshot.core.language import JsonObject, Strict
 from upshot.core.limits import IDEMPOTENCY_KEY_CHARS_MAX, PARAMETERS_BYTES_MAX
 from upshot.core.parameter_schema import compile_schema, violations
 from upshot.core.runs import run_id_of
-from upshot.core.templates import RenderFailed, compile_parameters
+from upshot.core.templates import RenderFailed, as_literal, compile_parameters
 from upshot.storage import deployments, runs
 from upshot.storage.deployments import Deployment
 
@@ -70,7 +70,7 @@ async def run_deployment(
             repeated = await run_answer(conn, run_id, status=200)
             if repeated is not None:
                 return repeated
-        parameters, template = _prepared(deployment, given)
+        parameters, template = prepared(deployment, given)
         made = await runs.create_asked_for(
             conn, run_id=run_id, deployment=name, parameters=parameters, template=template
         )
@@ -80,7 +80,7 @@ async def run_deployment(
     return answer
 
 
-def _prepared(
+def prepared(
     deployment: Deployment, given: dict[str, Any]
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """Rendered parameters, or what a child process has yet to render."""
@@ -94,7 +94,10 @@ def _prepared(
             {name: value for name, value in deployment.parameters.items() if name not in given}
         )
         if defaults.heavy:
-            source = {**defaults.source, **_as_literals(given)}
+            source = {
+                **defaults.source,
+                **{parameter: as_literal(value) for parameter, value in given.items()},
+            }
             compile_parameters(source)
             return None, {"parameters": source, "context": context}
         rendered = {**defaults.render(context), **given}
@@ -118,24 +121,6 @@ def _empty_context(deployment: str) -> dict[str, Any]:
         "events": [],
         "labels": {},
         "trigger": None,
+        "automation": None,
         "deployment": {"name": deployment},
     }
-
-
-def _as_literals(value: Any) -> Any:
-    """Templates that render to just this value, whatever its strings look like."""
-    match value:
-        case str() if "{" in value:
-            escaped = "".join(
-                char
-                if char.isascii() and (char.isalnum() or char in " .,:;/@-_")
-                else f"\\U{ord(char):08x}"
-                for char in value
-            )
-            return f"{{{{ '{escaped}' }}}}"
-        case list():
-            return [_as_literals(item) for item in value]
-        case dict():
-            return {name: _as_literals(item) for name, item in value.items()}
-        case _:
-            return value

@@ -1,12 +1,15 @@
 """Who may do what: API keys and their scopes; open on loopback until there is a key."""
 
+import binascii
 import hmac
+from base64 import b64decode
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 from urllib.parse import urlsplit
 
-from fastapi import Request
+from starlette.requests import HTTPConnection
 
 from upshot.api.services import Services
 from upshot.core.errors import Forbidden, Unauthenticated
@@ -34,20 +37,40 @@ class Guard:
         self._known: dict[bytes, _Known] = {}
         self._open_until: datetime | None = None
 
-    async def admit(self, request: Request, scope: Scope) -> None:
+    async def admit(self, request: HTTPConnection, scope: Scope) -> None:
         """Return if the request may do what needs this scope.
 
         Raises:
             Unauthenticated: there is no key with it, or an unknown one.
             Forbidden: the key has not the scope, or a browser brings it from another site.
         """
+        if not await self.is_open_to(request):
+            await self.admit_token(token_of(request.headers), scope)
+
+    async def is_open_to(self, request: HTTPConnection) -> bool:
+        """Whether no key is asked for.
+
+        Raises:
+            Forbidden: none is, but a browser brings the request from another site.
+        """
         settings = self._services.settings
         on_loopback = settings.host in LOOPBACK_HOSTS
-        if (on_loopback or settings.insecure) and await self._is_open():
-            if on_loopback:
-                _refuse_other_sites(request)
-            return
-        scopes = await self._scopes_of(_token_of(request))
+        if not (on_loopback or settings.insecure) or not await self._is_open():
+            return False
+        if on_loopback:
+            _refuse_other_sites(request)
+        return True
+
+    async def admit_token(self, token: str | None, scope: Scope) -> None:
+        """Return if this API key may do what needs this scope.
+
+        Raises:
+            Unauthenticated: there is no key, or it is unknown.
+            Forbidden: the key has not the scope.
+        """
+        if token is None:
+            raise Unauthenticated("An API key is needed: Authorization: Bearer upk_...")
+        scopes = await self._scopes_of(token)
         if scopes is None:
             raise Unauthenticated("This API key is not known, or is revoked.")
         if not scopes & {ADMIN, scope}:
@@ -99,14 +122,32 @@ def scope_of(*, method: str, path: str) -> Scope:
     return ADMIN
 
 
-def _token_of(request: Request) -> str:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
-        raise Unauthenticated("An API key is needed: Authorization: Bearer upk_...")
-    return token.strip()
+def token_of(headers: Mapping[str, str]) -> str | None:
+    """The API key that a request brings: as a Bearer token, or as the password of Basic."""
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    given = given.strip()
+    match scheme.lower():
+        case "bearer" if given:
+            # Headers are read as Latin-1; keys are UTF-8.
+            return given.encode("latin-1").decode("utf-8", "surrogateescape")
+        case "basic" if given:
+            return key_of_pair(_decoded(given))
+    return None
 
 
-def _refuse_other_sites(request: Request) -> None:
+def key_of_pair(pair: str) -> str:
+    """The API key in `user:key`; the user may be any, or be left out."""
+    return pair.partition(":")[2] or pair
+
+
+def _decoded(given: str) -> str:
+    try:
+        return b64decode(given, validate=True).decode("utf-8", "surrogateescape")
+    except (binascii.Error, ValueError):
+        raise Unauthenticated("The Authorization header is no Basic that can be read.") from None
+
+
+def _refuse_other_sites(request: HTTPConnection) -> None:
     """While no key is asked for, a page that somebody visits must not reach the server."""
     host = request.headers.get("host", "")
     if _hostname("//" + host) not in LOOPBACK_HOSTS:

@@ -26,6 +26,7 @@ from upshot.core.language import (
     Name,
     Strict,
     compile_trigger,
+    compiled_parameters,
 )
 from upshot.core.limits import (
     BACKTEST_HELD_FOR,
@@ -34,11 +35,11 @@ from upshot.core.limits import (
     LIST_LIMIT_MAX,
 )
 from upshot.core.runs import run_id_of
-from upshot.core.templates import compile_parameters
 from upshot.core.triggers import Trigger
 from upshot.pipeline.backtest import Backtests, Page, Running, Shown, Tried
 from upshot.pipeline.firing import Defaults
 from upshot.storage import deployments, triggers
+from upshot.storage.deployments import Deployment
 from upshot.storage.log import READER_SETTINGS
 
 router = new_router("triggers")
@@ -94,8 +95,12 @@ class Firing(BaseModel):
     labels: dict[str, str] = Field(description="The same by their labels.")
     event: EventShown | None = Field(description="The firing's event.")
     event_ids: list[UUID] = Field(description="The events that were counted, oldest first.")
-    parameters: dict[str, Any] | None = Field(description="Rendered; null: see `error`.")
-    error: str | None = Field(description="Why the run would have failed without a call.")
+    parameters: dict[str, Any] | None = Field(
+        description="Rendered; null: see `error`. Of several `actions`, those of the first run."
+    )
+    error: str | None = Field(
+        description="Why the run, or one of several, would have failed without a call."
+    )
     only: Literal["new", "old"] | None = Field(
         default=None,
         description="With `against`: whether only the tried trigger has this firing, or only the "
@@ -166,7 +171,7 @@ async def _begin(services: Services, asked: BacktestAsked) -> Running:
     new = _trigger(asked.trigger)
     since, until = _span(asked, services.now())
     async with services.database.begin() as conn:
-        tried = Tried(new, await _defaults(conn, new.deployment))
+        tried = Tried(new, await _defaults(conn, new))
         against = None if asked.against is None else await _registered(conn, asked.against)
     return Running(
         tried, against, since=since, until=until, retention=services.settings.key_retention
@@ -175,15 +180,17 @@ async def _begin(services: Services, asked: BacktestAsked) -> Running:
 
 def _trigger(document: dict[str, Any]) -> Trigger:
     """The trigger to be tried. Enabled or not is no matter."""
-    named = {"name": UNNAMED, "deployment": UNNAMED, **document}
+    named = {"name": UNNAMED, **document}
+    if not document.get("actions"):
+        named = {"deployment": UNNAMED, **named}
     try:
         written = validated(_adapter, named, known=TRIGGER_FIELDS)
     except Invalid as error:
         raise _inside("trigger", error) from None
     try:
-        compile_parameters(written.parameters)
+        compiled_parameters(written)
     except Invalid as error:
-        raise _inside("trigger", _inside("parameters", error)) from None
+        raise _inside("trigger", error) from None
     return compile_trigger(
         written.model_dump(mode="json"),
         trigger_id=run_id_of("backtest", written.name or UNNAMED),
@@ -210,14 +217,17 @@ async def _registered(conn: AsyncConnection, name: str) -> Tried:
         number=_OLD,
         version=stored.version,
     )
-    return Tried(trigger, await _defaults(conn, trigger.deployment))
+    return Tried(trigger, await _defaults(conn, trigger))
 
 
-async def _defaults(conn: AsyncConnection, name: str) -> Defaults:
-    """What the deployment gives to its runs; nothing, if it does not exist yet."""
-    deployment = await deployments.load(conn, name)
-    if deployment is None:
-        return Defaults("{}", None)
+async def _defaults(conn: AsyncConnection, trigger: Trigger) -> dict[str, Defaults]:
+    """What the deployments that it names give to its runs, those that exist already."""
+    names = {run.deployment for _, run in trigger.runs if run.deployment is not None}
+    found = [await deployments.load(conn, name) for name in sorted(names)]
+    return {one.name: _defaults_of(one) for one in found if one is not None}
+
+
+def _defaults_of(deployment: Deployment) -> Defaults:
     schema = deployment.parameter_schema
     return Defaults(
         json.dumps(deployment.parameters), None if schema is None else json.dumps(schema)

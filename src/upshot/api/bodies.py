@@ -1,6 +1,6 @@
 """Reading requests: bounded before they are read whole, and strict about what JSON is."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.message import Message
 from typing import Any, Final, TypeVar, cast
@@ -18,7 +18,7 @@ from upshot.core.errors import (
     TooLarge,
     Unsupported,
 )
-from upshot.core.limits import BODIES_BYTES_MAX, JSON_BODY_BYTES_MAX
+from upshot.core.limits import BODIES_BYTES_MAX, BODY_NESTING_MAX, JSON_BODY_BYTES_MAX
 
 JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
@@ -101,11 +101,13 @@ async def read_body(request: Request, *, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-async def read_json_body(request: Request) -> tuple[bytes, Any]:
+async def read_json_body(
+    request: Request, *, limit: int = JSON_BODY_BYTES_MAX
+) -> tuple[bytes, Any]:
     """The body and the JSON that it is; None for an empty one."""
     allowed = (JSON, MERGE_PATCH) if request.method == "PATCH" else (JSON,)
     content_type = content_type_of(request)
-    body = await read_body(request, limit=JSON_BODY_BYTES_MAX)
+    body = await read_body(request, limit=limit)
     if not body:
         return body, None
     if content_type not in allowed:
@@ -128,6 +130,8 @@ def parse_json(body: bytes) -> Any:
         raise Malformed("The body is not UTF-8.") from None
     except msgspec.DecodeError as error:
         raise Malformed(f"The body is no JSON that can be kept: {error}.") from None
+    if _is_too_deep(body, value):
+        raise Malformed(f"The body is nested more than {BODY_NESTING_MAX} deep.")
     if b"\\u0000" in body:
         found = [Problem(loc, "Holds the character U+0000.") for loc in _with_nul(value, ())]
         if found:
@@ -160,6 +164,22 @@ def validated(adapter: TypeAdapter[Model], document: Any, *, known: Sequence[str
 
 def _too_large(limit: int) -> TooLarge:
     return TooLarge(f"The body is larger than {limit:,} bytes.")
+
+
+def _is_too_deep(body: bytes, value: Any) -> bool:
+    """Whatever writes or checks it again goes down by recursion, and Python's stack is bounded."""
+    if body.count(b"[") + body.count(b"{") <= BODY_NESTING_MAX:
+        return False
+    layer = [value]
+    for _ in range(BODY_NESTING_MAX + 1):
+        layer = [child for outer in layer for child in _members(outer)]
+    return bool(layer)
+
+
+def _members(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _with_nul(value: Any, loc: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:

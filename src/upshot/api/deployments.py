@@ -252,17 +252,26 @@ async def reset_breaker(name: NameInPath, services: Using) -> Response:
 async def delete_deployment(name: NameInPath, services: Using) -> Response:
     """Its open runs are cancelled. One that triggers still run is kept, with a 409."""
     async with services.database.begin() as conn:
-        stored = await _locked(conn, name)
-        using = await deployments.triggers_using(conn, name, limit=ROWS_SHOWN_WITH_ONE_MAX)
-        if using:
-            raise _in_use(name, using)
-        await deployments.cancel_open_runs(conn, name, reason="deployment deleted")
-        try:
-            await deployments.remove(conn, name)
-        except IntegrityError:
-            raise _in_use(name, []) from None
-        await breakers.forget(conn, stored.id)
+        await delete_locked(conn, await _locked(conn, name))
     return no_answer()
+
+
+async def delete_locked(conn: AsyncConnection, stored: Deployment) -> None:
+    """Delete a deployment whose row is locked, and cancel its open runs.
+
+    Raises:
+        Conflict: triggers run it.
+    """
+    name = stored.name
+    using = await deployments.triggers_using(conn, name, limit=ROWS_SHOWN_WITH_ONE_MAX)
+    if using:
+        raise _in_use(name, using)
+    await deployments.cancel_open_runs(conn, name, reason="deployment deleted")
+    try:
+        await deployments.remove(conn, name)
+    except IntegrityError:
+        raise _in_use(name, []) from None
+    await breakers.forget(conn, stored.id)
 
 
 def shown(deployment: Deployment, breaker: Breaker | None) -> dict[str, Any]:

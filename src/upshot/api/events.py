@@ -15,6 +15,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from upshot import metrics
 from upshot.api.answers import Listed, json_answer
+from upshot.api.auth import scope_of
 from upshot.api.bodies import JSON, content_type_of, read_body, refuse_compressed
 from upshot.api.paging import (
     DEFAULT,
@@ -60,6 +61,9 @@ CLOUDEVENT: Final = "application/cloudevents+json"
 CLOUDEVENTS: Final = "application/cloudevents-batch+json"
 
 router = new_router("events")
+
+PATH: Final = "/v1/events"
+NEEDED_SCOPE: Final = scope_of(method="POST", path=PATH)
 
 _ids = Ids(random=os.urandom, clock=time.time_ns)
 _accepted = metrics.EVENTS.labels("accepted")
@@ -265,7 +269,7 @@ _REQUEST_DOCUMENTED: Final[dict[str, Any]] = {
 
 
 @router.post(
-    "/v1/events",
+    PATH,
     summary="Post events",
     status_code=201,
     response_model=EventsPosted,

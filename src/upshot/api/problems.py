@@ -49,6 +49,7 @@ STATUS: Final[Mapping[type[UpshotError], int]] = {
 }
 
 RETRY_AFTER_AWAY: Final = 2
+_UNMIGRATED: Final = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
 _COLLIDED: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
 log = structlog.get_logger()
@@ -112,6 +113,13 @@ def answer_to(error: Exception, *, known: Sequence[str] = ()) -> Response:
         log.warning("database_away", error=type(error).__name__)
         return problem_answer(
             503, "The database is away. Try again.", headers=_retry_after(RETRY_AFTER_AWAY)
+        )
+    if _has_cause(error, _UNMIGRATED):
+        log.warning("database_unmigrated", error=str(error).partition("\n")[0])
+        return problem_answer(
+            503,
+            "The database has not all its tables yet. Try again.",
+            headers=_retry_after(RETRY_AFTER_AWAY),
         )
     if _has_cause(error, _COLLIDED):
         return problem_answer(

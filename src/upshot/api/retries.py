@@ -16,8 +16,9 @@ from upshot.api.problems import BODY, problems
 from upshot.api.routing import new_router
 from upshot.api.runs import RunShown, run_answer, unknown_run
 from upshot.api.services import Using
+from upshot.core.announcing import place_of
 from upshot.core.errors import Conflict
-from upshot.core.language import Name, Strict
+from upshot.core.language import Name, Strict, read_trigger, runs_written
 from upshot.core.limits import (
     CHAIN_DEPTH_MAX,
     RETRIED_AT_ONCE_MAX,
@@ -198,13 +199,26 @@ async def _templates_of(
             templates[run.id] = None
         elif (trigger := of_triggers.get(run.trigger_id)) is None:
             again.not_begun[run.id] = "its parameters were never rendered, and its trigger is gone"
+        elif (parameters := _parameters_of(run, trigger)) is None:
+            again.not_begun[run.id] = (
+                "its parameters were never rendered, and its trigger has no such action any more"
+            )
         else:
-            defaults = held[run.deployment].parameters
             templates[run.id] = {
-                "parameters": merged_source(defaults, trigger.document["parameters"]),
+                "parameters": merged_source(held[run.deployment].parameters, parameters),
                 "context": _context_of(run, trigger, documents),
             }
     return templates
+
+
+def _parameters_of(run: StoredRun, trigger: triggers.StoredTrigger) -> dict[str, Any] | None:
+    """What the trigger says now of this run: itself, or the action that made it. None: nothing."""
+    place = 0 if run.action is None else place_of(run.action)
+    ran = {
+        loc[1] if loc else 0: written.parameters
+        for loc, written in runs_written(read_trigger(trigger.document))
+    }
+    return ran.get(place)
 
 
 def _is_rendered_anew(run: StoredRun) -> bool:
@@ -232,5 +246,9 @@ def _context_of(
         "events": [documents[one] for one in run.event_ids if one in documents],
         "labels": msgspec.json.decode(run.labels),
         "trigger": {"id": str(trigger.id), "name": trigger.name, "version": trigger.version},
+        "automation": {
+            "id": str(trigger.id),
+            "name": trigger.document.get("title") or trigger.name,
+        },
         "deployment": {"name": run.deployment},
     }

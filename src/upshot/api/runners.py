@@ -8,7 +8,15 @@ from pydantic import Tag as Kind
 
 from upshot.api.bodies import merge_patch
 from upshot.api.problems import prefixed
-from upshot.core.delivery import Pull, Runner, Webhook, pull_problems, webhook_problems
+from upshot.core.delivery import (
+    Form,
+    Method,
+    Pull,
+    Runner,
+    Webhook,
+    pull_problems,
+    webhook_problems,
+)
 from upshot.core.errors import Invalid, Problem
 from upshot.core.language import Duration, Strict, seconds
 from upshot.core.limits import RETRIES_DEFAULT, RETRIES_MAX, RUNNER_TIMEOUT_DEFAULT, URL_CHARS_MAX
@@ -27,7 +35,7 @@ class WebhookRunner(Strict):
     type: Literal["webhook"] = "webhook"
     url: str = Field(
         max_length=URL_CHARS_MAX,
-        description="Where to POST.",
+        description="Where to call.",
         examples=["http://127.0.0.1:9000/run"],
         json_schema_extra={"format": "uri"},
     )
@@ -51,6 +59,15 @@ class WebhookRunner(Strict):
         default=[timedelta(seconds=wait) for wait in RETRIES_DEFAULT],
         max_length=RETRIES_MAX,
         description="Seconds to wait before each further attempt.",
+    )
+    method: Method = Field(
+        default="POST", description="A GET has no body. Shown only when it is another than POST."
+    )
+    body: Form = Field(
+        default="run",
+        description="What a call carries. `run`: the run, with its parameters, event and lease. "
+        "`parameters`: these alone, as JSON. `payload`: the one parameter of that name, a text as "
+        "it is, all else as JSON. Shown only when it is another than `run`.",
     )
 
 
@@ -88,6 +105,7 @@ def runner_shown(runner: Runner) -> dict[str, Any]:
     return {
         "type": "webhook",
         "url": runner.url,
+        **runner.plain_form,
         "headers": dict.fromkeys(runner.headers, HIDDEN),
         "secret": hidden if len(hidden) > 1 else (hidden[0] if hidden else None),
         "timeout": seconds(runner.timeout),
@@ -141,6 +159,8 @@ def _webhook_of(written: WebhookRunner, stored: Webhook | None) -> Webhook:
         secrets=_secrets_of(written, stored, found),
         timeout=written.timeout,
         retries=_waits(written.retries),
+        method=written.method,
+        body=written.body,
     )
     _check([*found, *webhook_problems(runner)])
     return runner

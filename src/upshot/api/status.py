@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import Final, cast
 
 from fastapi import APIRouter, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -112,19 +112,46 @@ async def show_status(request: Request, services: Using) -> Response:
     },
 )
 async def show_metrics(request: Request, services: Using) -> Response:
-    """Counters are of this process; gauges of the database, and so of all processes."""
+    """Counters are of this server since it was started; gauges of the database."""
     lag, counts = await _measure(request, services)
-    metrics.HEAD.set(lag.head)
-    metrics.EVALUATED.set(lag.evaluated)
-    metrics.LAG_SECONDS.set(lag.seconds)
-    metrics.OPEN_KEYS.set(counts.open_keys)
-    metrics.TRIGGERS.set(counts.triggers)
-    metrics.DEPLOYMENTS.set(counts.deployments)
-    for state, count in counts.open_runs.items():
-        metrics.RUNS_OPEN.labels(state).set(count)
     async with services.database.begin() as conn:
-        _measure_breakers(await breakers.not_closed(conn, limit=BREAKERS_SHOWN_MAX))
-    return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
+        not_closed = await breakers.not_closed(conn, limit=BREAKERS_SHOWN_MAX)
+    answered = metrics.exposed(_measured(lag, counts, not_closed))
+    return Response(answered, headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+def _measured(lag: status.Lag, counts: Counts, not_closed: NotClosed) -> metrics.Measured:
+    found = metrics.Measured()
+    found.add("upshot_log_head", "The last position of the log that was handed out.", lag.head)
+    found.add("upshot_log_evaluated", "The highest position that is evaluated.", lag.evaluated)
+    found.add(
+        "upshot_log_lag_seconds",
+        "The age of the oldest event that is not yet evaluated.",
+        lag.seconds,
+    )
+    found.add("upshot_open_keys", "Keys of triggers that are open.", counts.open_keys)
+    found.add("upshot_triggers", "Triggers registered.", counts.triggers)
+    found.add("upshot_deployments", "Deployments registered.", counts.deployments)
+    found.add_each(
+        "upshot_runs_open", "Runs that have not ended, by state.", "state", counts.open_runs
+    )
+    found.add_each(
+        "upshot_breakers",
+        "Runners that are not called as usual, by their breakers' state.",
+        "state",
+        {
+            state.value: not_closed.counts.get(state, 0)
+            for state in (BreakerState.OPEN, BreakerState.HALF_OPEN)
+        },
+    )
+    found.add_each(
+        "upshot_breaker_not_closed",
+        f"1 for a deployment whose runner is not called as usual; the first {BREAKERS_SHOWN_MAX} "
+        "by name.",
+        "deployment",
+        dict.fromkeys(not_closed.names, 1),
+    )
+    return found
 
 
 @health.get("/healthz", summary="Is it alive?", response_model=Alive)
@@ -145,14 +172,6 @@ async def readyz(services: Using) -> Response:
     if missing is not None:
         return problem_answer(503, missing, headers={"retry-after": RETRY_AFTER_NOT_READY})
     return json_answer({"ready": True})
-
-
-def _measure_breakers(found: NotClosed) -> None:
-    for state in (BreakerState.OPEN, BreakerState.HALF_OPEN):
-        metrics.BREAKERS.labels(state.value).set(found.counts.get(state, 0))
-    metrics.BREAKER_NOT_CLOSED.clear()
-    for name in found.names:
-        metrics.BREAKER_NOT_CLOSED.labels(name).set(1)
 
 
 async def _measure(request: Request, services: Services) -> tuple[status.Lag, Counts]:

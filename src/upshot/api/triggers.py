@@ -1,5 +1,6 @@
 """Triggers: registered, changed, shown. Each change is an entry of the log, in the same commit."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID, uuid4
 
@@ -18,7 +19,7 @@ from upshot.api.paging import (
     named_page,
     read_name,
 )
-from upshot.api.problems import BODY, prefixed, problems
+from upshot.api.problems import BODY, problems
 from upshot.api.routing import new_router
 from upshot.api.services import Using
 from upshot.core.errors import Conflict, Invalid, NotFound, Problem
@@ -27,11 +28,15 @@ from upshot.core.language import (
     AnyTrigger,
     CompoundTrigger,
     EventTrigger,
+    Loc,
     Name,
     SequenceTrigger,
     TriggerWritten,
+    compiled_parameters,
     read_trigger,
+    runs_written,
     same_condition,
+    stored_document,
 )
 from upshot.core.parameter_schema import compile_schema, violations_ahead
 from upshot.core.templates import compile_parameters, merged_source
@@ -272,8 +277,10 @@ def shown(trigger: StoredTrigger) -> dict[str, Any]:
 
 async def _create(conn: AsyncConnection, name: str, written: AnyTrigger) -> StoredTrigger | None:
     """None: the name is taken."""
-    await _check(conn, written)
-    made = await triggers.create(conn, trigger_id=uuid4(), name=name, document=_document(written))
+    await check(conn, written)
+    made = await triggers.create(
+        conn, trigger_id=uuid4(), name=name, document=stored_document(written)
+    )
     if made is not None:
         await triggers.append_saved(conn, made, keys="forget", condition_changed=True)
     return made
@@ -287,13 +294,15 @@ async def _change(
 ) -> Response:
     before = read_trigger(stored.document)
     name = written.name or stored.name
-    if _document(before) == _document(written) and name == stored.name:
+    if stored_document(before) == stored_document(written) and name == stored.name:
         return json_answer(shown(stored))
-    await _check(conn, written)
+    await check(conn, written)
     is_same = same_condition(before, written)
     keys: Keys = "keep" if is_same else _keys_after(before, written, keys_wanted)
     try:
-        changed = await triggers.replace(conn, stored.id, name=name, document=_document(written))
+        changed = await triggers.replace(
+            conn, stored.id, name=name, document=stored_document(written)
+        )
     except IntegrityError:
         raise _taken(name) from None
     await triggers.append_saved(conn, changed, keys=keys, condition_changed=not is_same)
@@ -311,27 +320,37 @@ def _keys_after(before: AnyTrigger, after: AnyTrigger, wanted: Literal["keep"] |
     return "keep"
 
 
-async def _check(conn: AsyncConnection, written: AnyTrigger) -> None:
-    """What takes more than the document to know: its templates, and its deployment."""
-    try:
-        compile_parameters(written.parameters)
-    except Invalid as error:
-        raise Invalid(error.message, prefixed("parameters", error.problems)) from None
+async def check(conn: AsyncConnection, written: AnyTrigger) -> None:
+    """What takes more than the document to know: its templates, and its deployments.
+
+    Raises:
+        Invalid: one of them is wrong; the problems say where in the trigger.
+    """
+    compiled_parameters(written)
     written.compiled()
-    deployment = await deployments.hold(conn, written.deployment)
-    if deployment is None:
-        message = f"There is no deployment {written.deployment!r}. Make it first."
-        raise Invalid(message, [Problem(("deployment",), message)])
-    # A trigger that a change of the schema has broken can still be disabled.
-    if written.enabled and deployment.parameter_schema is not None:
-        _check_schema(deployment, deployment.parameter_schema, written)
+    ran = list(runs_written(written))
+    names = {run.deployment for _, run in ran if run.deployment is not None}
+    held = await deployments.hold_all(conn, names)
+    for loc, run in ran:
+        if run.deployment is None:
+            continue
+        deployment = held.get(run.deployment)
+        if deployment is None:
+            message = f"There is no deployment {run.deployment!r}. Make it first."
+            raise Invalid(message, [Problem((*loc, "deployment"), message)])
+        # A trigger that a change of the schema has broken can still be disabled.
+        if written.enabled and deployment.parameter_schema is not None:
+            _check_schema(deployment, deployment.parameter_schema, run.parameters, loc)
 
 
-def _check_schema(deployment: Deployment, schema: dict[str, Any], written: AnyTrigger) -> None:
+def _check_schema(
+    deployment: Deployment, schema: dict[str, Any], parameters: dict[str, Any], loc: Loc
+) -> None:
+    loc = (*loc, "parameters")
     try:
-        given = compile_parameters(merged_source(deployment.parameters, written.parameters))
+        given = compile_parameters(merged_source(deployment.parameters, parameters))
     except Invalid as error:
-        raise Invalid(error.message, prefixed("parameters", error.problems)) from None
+        raise Invalid(error.message, _inside(loc, error.problems)) from None
     constants = given.constants
     found = violations_ahead(
         compile_schema(schema), constants=constants, templated=given.source.keys() - constants
@@ -341,12 +360,12 @@ def _check_schema(deployment: Deployment, schema: dict[str, Any], written: AnyTr
         raise Invalid(
             f"The parameters break the schema of deployment {deployment.name!r}: "
             f"{where}: {found[0].msg}",
-            prefixed("parameters", found),
+            _inside(loc, found),
         )
 
 
-def _document(written: AnyTrigger) -> dict[str, Any]:
-    return written.model_dump(mode="json", exclude={"name"})
+def _inside(loc: Loc, problems: Iterable[Problem]) -> list[Problem]:
+    return [Problem((*loc, *one.loc), one.msg) for one in problems]
 
 
 async def _locked(conn: AsyncConnection, name: str) -> StoredTrigger:

@@ -1,6 +1,8 @@
 """`upshot serve`: the server, in the foreground."""
 
+import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal, cast
 
 import typer
@@ -86,7 +88,10 @@ def serve(
     given = {name: value for name, value in overrides.items() if value is not None}
     stages = cast(list[Stage], only.split(",")) if only else STAGES
     settings = Settings(**given)
-    # The server is much to import, and no other command needs it.
-    from upshot.main import serve as run_server
+    with TemporaryDirectory(prefix="upshot-metrics-") as counted:
+        # What the processes of a server count, they count together.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = counted
+        # The server is much to import, and no other command needs it.
+        from upshot.main import serve as run_server
 
-    run_server(settings, stages)
+        run_server(settings, stages)

@@ -33,7 +33,7 @@ def list_all(
                 trigger.get("after"),
                 trigger.get("expect"),
                 trigger.get("for_each"),
-                trigger["deployment"],
+                _deployments(trigger),
                 trigger["enabled"],
                 trigger["version"],
             )
@@ -116,6 +116,16 @@ app.command()(trigger_explain.explain)
 app.command("keys")(trigger_keys.list_keys)
 app.command()(trigger_keys.forget)
 app.command("test")(trigger_test.play)
+
+
+def _deployments(trigger: dict[str, Any]) -> list[str]:
+    """What it runs; of several actions, what each of them does."""
+    if trigger.get("actions") is None:
+        return [trigger["deployment"]]
+    return [
+        action["deployment"] or "inferred" if action["type"] == "run" else action["type"]
+        for action in trigger["actions"]
+    ]
 
 
 def _set_enabled(

@@ -9,7 +9,7 @@ from upshot.core.events import OWN_EVENT_PREFIX, RESOURCE_ID, RESOURCE_ROLE, Eve
 from upshot.core.keys import KeyPart, KeyRefused, key_of, part_name
 from upshot.core.limits import CHECK_VALUE_CHARS_MAX
 from upshot.core.matching import LabelMatch, related_hold
-from upshot.core.patterns import Patterns
+from upshot.core.patterns import Patterns, own_prefix
 from upshot.core.phrases import either
 from upshot.core.triggers import Node, Selection, Trigger
 
@@ -85,11 +85,10 @@ def _name(selection: Selection, event: Event, child: tuple[int, ...] | None) -> 
 
 def _why_name(name: str, asked: Sequence[Patterns]) -> str:
     positive = [pattern.text for patterns in asked for pattern in patterns.positive]
-    if name.startswith(OWN_EVENT_PREFIX) and any(patterns.matches(name) for patterns in asked):
-        return (
-            f"the name is `{name}`, and Upshot's own events need a pattern that begins with "
-            f"`{OWN_EVENT_PREFIX}`"
-        )
+    prefix = own_prefix(name)
+    if prefix is not None and any(patterns.matches(name) for patterns in asked):
+        whose = "Upshot's own events" if prefix == OWN_EVENT_PREFIX else "announcements"
+        return f"the name is `{name}`, and {whose} need a pattern that begins with `{prefix}`"
     excluded = [one.text for patterns in asked for one in patterns.negative if one.matches(name)]
     if excluded:
         return f"the name `{name}` is excluded by `!{excluded[0]}`"

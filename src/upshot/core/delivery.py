@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from math import isfinite
-from typing import Any, assert_never
+from typing import Any, Literal, assert_never
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -30,6 +30,10 @@ from upshot.core.limits import (
 )
 from upshot.core.signatures import secret_problem
 
+Method = Literal["POST", "GET", "PUT", "PATCH", "DELETE"]
+Form = Literal["run", "parameters", "payload"]
+"""What a call carries: the whole run, its parameters, or the one parameter `payload`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
@@ -43,6 +47,20 @@ class Webhook:
     secrets: tuple[str, ...] = field(default=(), repr=False)
     timeout: timedelta = RUNNER_TIMEOUT_DEFAULT
     retries: tuple[float, ...] = RETRIES_DEFAULT
+    method: Method = "POST"
+    body: Form = "run"
+
+    @property
+    def plain_form(self) -> dict[str, str]:
+        """How its calls differ from the usual ones: in nothing, for most runners."""
+        form = {"method": self.method, "body": self.body}
+        usual = {"method": "POST", "body": "run"}
+        return {name: value for name, value in form.items() if value != usual[name]}
+
+    @property
+    def can_report(self) -> bool:
+        """Whether a call tells it the lease, without which it cannot say later what became."""
+        return self.body == "run" and self.method != "GET"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +166,11 @@ Verdict = Completed | Accepted | TryAgain | Gone | Failed
 _TRANSIENT = frozenset({408, 425, 429})
 
 
-def judge(answer: Answer) -> Verdict:
+def judge(answer: Answer, *, can_report: bool = True) -> Verdict:
+    """What an answer means. Of a runner that cannot report a 202 is all that will be heard."""
     match answer:
+        case Responded(status=202) if not can_report:
+            return Completed()
         case Responded():
             return _judge_response(answer)
         case Unreached(error) | TimedOut(error):

@@ -19,6 +19,12 @@ LONG_FORMS = {"id": RESOURCE_ID, "name": RESOURCE_NAME, "role": RESOURCE_ROLE}
 OWN_EVENT_PREFIX = "upshot."
 """Upshot's own events: clients cannot post them, and no catch-all pattern matches them."""
 
+ANNOUNCED_PREFIX = "prefect.automation."
+"""What is told of firings, which would fire a catch-all anew: none matches it."""
+
+FLOW_EVENT_PREFIX = "prefect."
+"""What Prefect's servers and clients tell of flows, automations and their runs."""
+
 
 class Event(Struct, frozen=True, gc=False):
     """A stored event. `payload` is the JSON text as the client sent it, read only when needed.

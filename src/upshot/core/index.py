@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from upshot.core.events import RESOURCE_ID, Event
-from upshot.core.limits import NAMES_RESOLVED_MAX
+from upshot.core.limits import NAMES_LISTED_MAX, NAMES_RESOLVED_MAX
 from upshot.core.patterns import Pattern
 from upshot.core.triggers import Node, Selection, Trigger
 
@@ -74,6 +74,13 @@ class TriggerIndex:
         """Whether an event of this name could concern any trigger."""
         resolved = self._resolved.get(name) or self._resolve(name)
         return bool(resolved.of_any_resource or resolved.of_resource)
+
+    @property
+    def names(self) -> list[str] | None:
+        """The only event names that are of interest. None: others may be, or they are too many."""
+        if any(self._prefix.values()) or self._rest or len(self._exact) > NAMES_LISTED_MAX:
+            return None
+        return list(self._exact)
 
     def candidates(self, event: Event) -> Iterator[Candidate]:
         """The triggers whose patterns fit the event's name and that ask for no other resource."""

@@ -1,9 +1,9 @@
 """The trigger language: what a client may write, checked and brought into one form."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, assert_never
 from uuid import UUID
 
 from pydantic import (
@@ -16,15 +16,18 @@ from pydantic import (
     PlainSerializer,
     StringConstraints,
     TypeAdapter,
+    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
-from pydantic_core import core_schema
+from pydantic_core import PydanticKnownError, core_schema
 
+from upshot.core.errors import Invalid, Problem
 from upshot.core.events import long_form
 from upshot.core.keys import parse_key_part, part_name
 from upshot.core.limits import (
+    ACTIONS_MAX,
     DURATION_MAX,
     EVENT_NAME_CHARS_MAX,
     FOR_EACH_MAX,
@@ -46,17 +49,24 @@ from upshot.core.limits import (
 )
 from upshot.core.matching import parse_label_match
 from upshot.core.patterns import parse_patterns
-from upshot.core.templates import compile_parameters
+from upshot.core.templates import Parameters, compile_parameters
 from upshot.core.triggers import (
+    Action,
     Compound,
+    Nothing,
     Proactive,
     Reactive,
+    Run,
     Selection,
     Sequential,
+    SetEnabled,
     Trigger,
 )
 from upshot.core.triggers import EventCondition as EventCompiled
 from upshot.core.where import compile_where
+
+Loc = tuple[str | int, ...]
+"""Where something stands in a document: names and indices from the top."""
 
 _timedelta: TypeAdapter[timedelta] = TypeAdapter(timedelta)
 
@@ -135,6 +145,10 @@ JsonObject = Annotated[dict[str, Any], StorableJson]
 
 EventPattern = Annotated[str, Storable, Field(min_length=1, max_length=EVENT_NAME_CHARS_MAX)]
 LabelPattern = Annotated[str, Storable, Field(max_length=LABEL_VALUE_CHARS_MAX)]
+ActionKind = Annotated[str, Storable, Field(min_length=1, max_length=NAME_CHARS_MAX)]
+
+RUN_DEPLOYMENT: Final = "run-deployment"
+"""What running a deployment is called where it is announced."""
 
 
 def _listed(value: object) -> object:
@@ -427,11 +441,63 @@ ChildCondition = Annotated[
 _COMPOSITE_FIELDS: Final = {"type", "require", "within", "for_each"}
 
 
+class RunAction(Strict):
+    """Run a deployment."""
+
+    type: Literal["run"]
+    deployment: Name | None = Field(
+        default=None,
+        description="The deployment to run. null: the one that the firing's event tells of, by the "
+        "first of its resource and related resources that is `prefect.deployment.<id>`.",
+    )
+    parameters: JsonObject = Field(
+        default={}, description="JSON whose strings are Jinja templates."
+    )
+    schedule_after: Duration = Field(
+        default=timedelta(0), description="How long after the firing the run is due."
+    )
+    kind: ActionKind = Field(
+        default=RUN_DEPLOYMENT, description="What it is called where it is announced."
+    )
+
+
+class SetEnabledAction(Strict):
+    """Pause a trigger, or resume it."""
+
+    type: Literal["pause", "resume"]
+    trigger: UUID | None = Field(
+        default=None,
+        description="The id of the trigger. null: the one that the firing's event tells of, by the "
+        "first of its resource and related resources that is `prefect.automation.<id>`.",
+    )
+
+
+class NothingAction(Strict):
+    """Do nothing: the firing may be worth its announcement alone."""
+
+    type: Literal["nothing"]
+
+
+AnyAction = Annotated[RunAction | SetEnabledAction | NothingAction, Field(discriminator="type")]
+"""What a firing does, told apart by its `type`."""
+
+_ACTION_TYPES: Final = ("run", "pause", "resume", "nothing")
+
+
 class _Registered(Strict):
     """What a trigger has beside its condition."""
 
     name: Name | None = Field(default=None, description="The trigger's name.")
-    deployment: Name = Field(description="The deployment to run.", examples=["post-order-complete"])
+    actions: Annotated[list[AnyAction], Field(min_length=1, max_length=ACTIONS_MAX)] | None = Field(
+        default=None,
+        description="What each firing does, all of it and in this order, instead of running one "
+        "`deployment`.",
+    )
+    deployment: Name | None = Field(
+        default=None,
+        description="The deployment to run. Needed, unless there are `actions`.",
+        examples=["post-order-complete"],
+    )
     parameters: JsonObject = Field(
         default={},
         description="JSON whose strings are Jinja templates.",
@@ -443,6 +509,25 @@ class _Registered(Strict):
     enabled: bool = Field(default=True, strict=True, description="A disabled trigger sees nothing.")
     description: Text = ""
     tags: Tags = []
+    title: Text | None = Field(
+        default=None, description="What it is called where it is announced; by default its name."
+    )
+    announce: bool = Field(
+        default=False,
+        strict=True,
+        description="Append what each firing does to the log, as `prefect.automation.triggered` "
+        "and `prefect.automation.action.*`.",
+    )
+
+    @field_validator("deployment", "parameters", "schedule_after")
+    @classmethod
+    def _without_actions(cls, value: Any, info: ValidationInfo) -> Any:
+        actions = info.data.get("actions", ())
+        if actions is None and info.field_name == "deployment" and value is None:
+            raise PydanticKnownError("missing")
+        if actions and value:
+            raise ValueError("cannot go with actions: each says what it runs; leave it out")
+        return value
 
 
 class EventTrigger(EventCondition, _Registered):
@@ -504,11 +589,14 @@ def same_condition(one: AnyCondition, other: AnyCondition) -> bool:
 
 def loc_without_kinds(loc: Sequence[str | int]) -> tuple[str | int, ...]:
     """Where a problem is, in what the client wrote: pydantic names the kind of trigger too, or of
-    runner.
+    action or runner.
     """
     if loc[:1] == ("runner",) and loc[1:2] in (("webhook",), ("pull",)):
         return ("runner", *loc[2:])
     kinds = ("event", "compound", "sequence")
+    at = loc.index("actions") + 2 if "actions" in loc[:3] else len(loc)
+    if loc[at : at + 1] and loc[at] in _ACTION_TYPES:
+        loc = (*loc[:at], *loc[at + 1 :])
     return tuple(
         step
         for place, step in enumerate(loc)
@@ -556,19 +644,78 @@ def compile_trigger(
         pydantic.ValidationError, Invalid: the document breaks a rule of the language.
     """
     written = read_trigger(document)
-    parameters = compile_parameters(written.parameters)
+    names = {name for parameters in compiled_parameters(written) for name in parameters.names}
     return Trigger(
         id=trigger_id,
         number=number,
         version=version,
         name=written.name or "",
+        title=written.title or written.name or "",
         condition=written.compiled(),
-        deployment=written.deployment,
-        parameters=json.dumps(written.parameters),
-        schedule_after=written.schedule_after,
-        keeps_after="after" in parameters.names,
-        keeps_events="events" in parameters.names,
+        actions=tuple(_actions(written)),
+        is_plain=written.actions is None,
+        announces=written.announce,
+        keeps_after="after" in names,
+        keeps_events="events" in names,
     )
+
+
+def stored_document(written: AnyTrigger) -> dict[str, Any]:
+    """A trigger as it is kept and shown, without its name, and without what few triggers have."""
+    document = written.model_dump(mode="json", exclude={"name"})
+    for name, default in _SELDOM.items():
+        if document[name] == default:
+            del document[name]
+    return document
+
+
+_SELDOM: Final = {"actions": None, "title": None, "announce": False}
+
+
+def runs_written(
+    written: AnyTrigger,
+) -> Iterator[tuple[Loc, AnyTrigger | RunAction]]:
+    """What names a deployment and parameters, and where it stands: the trigger, or its actions."""
+    if written.actions is None:
+        yield (), written
+        return
+    for place, action in enumerate(written.actions):
+        if isinstance(action, RunAction):
+            yield ("actions", place), action
+
+
+def compiled_parameters(written: AnyTrigger) -> list[Parameters]:
+    """Of all that it runs, in order.
+
+    Raises:
+        Invalid: a template is wrong; the problems say where in the trigger.
+    """
+    compiled = []
+    for loc, run in runs_written(written):
+        try:
+            compiled.append(compile_parameters(run.parameters))
+        except Invalid as error:
+            problems = [Problem((*loc, "parameters", *one.loc), one.msg) for one in error.problems]
+            raise Invalid(error.message, problems) from None
+    return compiled
+
+
+def _actions(written: AnyTrigger) -> Iterator[Action]:
+    for action in [written] if written.actions is None else written.actions:
+        match action:
+            case SetEnabledAction():
+                yield SetEnabled(action.trigger, enabled=action.type == "resume")
+            case NothingAction():
+                yield Nothing()
+            case RunAction() | EventTrigger() | CompoundTrigger() | SequenceTrigger():
+                yield Run(
+                    deployment=action.deployment,
+                    parameters=json.dumps(action.parameters),
+                    schedule_after=action.schedule_after,
+                    kind=action.kind if isinstance(action, RunAction) else RUN_DEPLOYMENT,
+                )
+            case _:
+                assert_never(action)
 
 
 def _canonical_labels(labels: dict[str, str | list[str]]) -> list[tuple[str, list[str]]]:

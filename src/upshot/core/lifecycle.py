@@ -8,13 +8,24 @@ from uuid import UUID
 import msgspec
 from msgspec import Struct
 
-from upshot.core.events import RESOURCE_ID, RESOURCE_NAME, RESOURCE_ROLE, Event, Labels
+from upshot.core.events import (
+    ANNOUNCED_PREFIX,
+    RESOURCE_ID,
+    RESOURCE_NAME,
+    RESOURCE_ROLE,
+    Event,
+    Labels,
+)
 from upshot.core.intake import NewEvent
 from upshot.core.limits import CHAIN_DEPTH_MAX
 
 RUN_EVENT_PREFIX: Final = "upshot.run."
 RUN_COMPLETED: Final = "upshot.run.completed"
 RUN_FAILED: Final = "upshot.run.failed"
+
+FLOW_RUN_EVENT_PREFIX: Final = "prefect.flow-run."
+ANNOUNCED_STEPS: Final = 3
+_DEEP_PREFIXES: Final = (RUN_EVENT_PREFIX, ANNOUNCED_PREFIX, FLOW_RUN_EVENT_PREFIX)
 
 LOOP: Final = (
     f"loop: {CHAIN_DEPTH_MAX} runs before this one were each caused by the one before; "
@@ -23,7 +34,7 @@ LOOP: Final = (
 
 
 class EndedRun(Struct, frozen=True, kw_only=True, gc=False):
-    """A run that has completed or failed. `labels` and `result` are JSON texts.
+    """A run that has ended. `labels`, `result` and `action` are JSON texts.
 
     A Struct and not a dataclass: one is made for every run.
     """
@@ -37,11 +48,13 @@ class EndedRun(Struct, frozen=True, kw_only=True, gc=False):
     event_resource_id: str | None
     """Of the event that caused it."""
     depth: int
-    state: Literal["completed", "failed"]
+    state: Literal["completed", "failed", "cancelled"]
     error: str | None
     result: str | None
     attempts: int
     finished_at: datetime
+    action: str | None = None
+    """What made it, where that is announced when it ends (`announcing.to_be_announced`)."""
 
 
 class _Deep(Struct, frozen=True):
@@ -57,7 +70,7 @@ _cause_decoder = msgspec.json.Decoder(_Caused)
 
 
 def ended_event(run: EndedRun, *, event_id: UUID) -> NewEvent:
-    """What is appended to the log when the run has ended."""
+    """What is appended to the log when the run has completed or failed."""
     labels = _json({RESOURCE_NAME: run.deployment})
     related = _json(_related(run))
     payload = _json(
@@ -94,15 +107,29 @@ def resource_id_of(event_json: str) -> str:
 
 
 def depth_after(events: Iterable[Event | None]) -> int:
-    """How many runs in a row led to a firing by these events, one causing the next."""
+    """How many runs in a row led to a firing by these events, one causing the next.
+
+    A firing that is announced tells of itself three times at least, so that each link of a chain by
+    way of announcements counts for three.
+    """
     return max(
         (
-            _depth_decoder.decode(event.payload).depth + 1
+            _depth_after(event)
             for event in events
-            if event is not None and event.name.startswith(RUN_EVENT_PREFIX)
+            if event is not None and event.name.startswith(_DEEP_PREFIXES)
         ),
         default=0,
     )
+
+
+def _depth_after(event: Event) -> int:
+    try:
+        depth = _depth_decoder.decode(event.payload).depth
+    except ValueError:
+        # Of Prefect's names, clients may post any; they may say what they like.
+        depth = 0
+    step = ANNOUNCED_STEPS if event.name.startswith(ANNOUNCED_PREFIX) else 1
+    return min(max(depth, 0), CHAIN_DEPTH_MAX) + step
 
 
 def _related(run: EndedRun) -> list[Labels]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from upshot.core.events import OWN_EVENT_PREFIX
+from upshot.core.events import ANNOUNCED_PREFIX, OWN_EVENT_PREFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +67,19 @@ class Patterns:
         return any(pattern.matches(value) for pattern in self.negative)
 
     def matches_name(self, name: str) -> bool:
-        """As `matches`, but Upshot's own events need a pattern that begins with `upshot.`."""
-        if not name.startswith(OWN_EVENT_PREFIX):
+        """As `matches`, but Upshot's own events need a pattern that begins with `upshot.`, and what
+        is announced of firings one that begins with `prefect.automation.`.
+        """
+        prefix = own_prefix(name)
+        if prefix is None:
             return self.matches(name)
-        own = [p for p in self.positive if p.text.startswith(OWN_EVENT_PREFIX)]
+        own = [p for p in self.positive if p.text.startswith(prefix)]
         return any(pattern.matches(name) for pattern in own) and not self.excludes(name)
+
+
+def own_prefix(name: str) -> str | None:
+    """What a pattern has to begin with to match an event of this name. None: it may be any."""
+    return next((own for own in (OWN_EVENT_PREFIX, ANNOUNCED_PREFIX) if name.startswith(own)), None)
 
 
 def parse_pattern(text: str) -> Pattern:

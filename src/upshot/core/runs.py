@@ -1,11 +1,9 @@
-"""What a firing becomes: a run with an id derived from it, so that a replay makes no second one."""
+"""What a firing becomes: runs with ids derived from it, so that a replay makes no second ones."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 from uuid import UUID
 
 from upshot.core.facts import Fire
@@ -41,11 +39,11 @@ class Firing:
     at: datetime
     cause: tuple[str, ...]
 
-    @property
-    def run_id(self) -> UUID:
+    def id_of(self, *what: str) -> UUID:
+        """The id of what comes of it: a run's is that of its action's place (`"0"`)."""
         trigger = self.trigger
         return run_id_of(
-            "firing", trigger.id.hex, str(trigger.version), *self.key, *self.cause, "0"
+            "firing", trigger.id.hex, str(trigger.version), *self.key, *self.cause, *what
         )
 
     @property
@@ -55,14 +53,14 @@ class Firing:
 
 def run_id_of(*parts: str) -> UUID:
     """A UUID (version 8: made by a rule of our own) that the same parts always give."""
-    digest = hashlib.blake2b(digest_size=16)
+    pieces: list[bytes] = []
     for part in parts:
         encoded = part.encode()
-        digest.update(len(encoded).to_bytes(4, "big") + encoded)
-    number = int.from_bytes(digest.digest())
+        pieces += len(encoded).to_bytes(4, "big"), encoded
+    number = int.from_bytes(hashlib.blake2b(b"".join(pieces), digest_size=16).digest())
     return uuid_of(number & ~_VERSION_AND_VARIANT | 8 << 76 | 0b10 << 62)
 
 
-def trigger_document(trigger: Trigger) -> Mapping[str, Any]:
-    """The trigger as templates and runners see it."""
-    return {"id": str(trigger.id), "name": trigger.name, "version": trigger.version}
+def run_error(trigger: Trigger, place: int, error: str) -> str:
+    """Why a run fails, with the action that makes it where there are several."""
+    return error if trigger.is_plain else f"actions.{place}: {error}"

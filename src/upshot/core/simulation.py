@@ -20,12 +20,13 @@ from upshot.core.intake.sent import aware
 from upshot.core.language import (
     AnyTrigger,
     compile_trigger,
+    compiled_parameters,
     loc_without_kinds,
     read_trigger,
     same_condition,
 )
-from upshot.core.runs import Firing, run_id_of
-from upshot.core.templates import Parameters, compile_parameters, event_view
+from upshot.core.runs import Firing, run_error, run_id_of
+from upshot.core.templates import Parameters, event_view
 from upshot.core.timeline import Timeline
 from upshot.core.triggers import Trigger
 
@@ -35,7 +36,9 @@ _CHANGES: Final = ("put", "delete", "enable", "disable")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Simulated:
-    """A firing. `parameters` None: they could not be rendered, `error` says why."""
+    """A firing. `parameters` are those of its first run, if it makes one. None: they could not be
+    rendered, `error` says why; or, where a trigger has several actions, which of them fails.
+    """
 
     trigger: str
     at: datetime
@@ -75,7 +78,7 @@ class Simulation:
         self._timeline = Timeline(TriggerIndex())
         self._written: dict[str, AnyTrigger] = {}
         self._compiled: dict[str, Trigger] = {}
-        self._parameters: dict[UUID, Parameters] = {}
+        self._parameters: dict[UUID, list[Parameters]] = {}
         self._since: dict[int, datetime] = {}
         self._following = Following()
         self._waiting_events: dict[UUID, Event] = {}
@@ -205,7 +208,7 @@ class Simulation:
             raise Invalid("A trigger must be an object.")
         try:
             written = read_trigger(document)
-            compile_parameters(written.parameters)
+            compiled_parameters(written)
             return written
         except (ValueError, Invalid) as error:
             problems = _problems(error)
@@ -228,7 +231,7 @@ class Simulation:
         if stored is not None and before is not None and not same_condition(before, written):
             self._timeline.forget(stored)
         self._written[name], self._compiled[name] = written, trigger
-        self._parameters[trigger.id] = compile_parameters(written.parameters)
+        self._parameters[trigger.id] = compiled_parameters(written)
         if not written.enabled:
             self._timeline.index.remove(trigger.id)
             self._timeline.forget(trigger, only_proactive=True)
@@ -249,13 +252,17 @@ class Simulation:
         return name
 
 
-def _simulated(firing: Firing, source: Parameters) -> Simulated:
-    fire = firing.fire
-    parameters = error = None
-    try:
-        parameters = source.render(context_of(firing, of_event=event_view))
-    except UpshotError as refused:
-        error = refused.message
+def _simulated(firing: Firing, sources: Sequence[Parameters]) -> Simulated:
+    fire, trigger = firing.fire, firing.trigger
+    rendered: list[dict[str, Any] | None] = []
+    errors = []
+    for (place, run), source in zip(trigger.runs, sources, strict=True):
+        context = context_of(firing, deployment=run.deployment, of_event=event_view)
+        try:
+            rendered.append(source.render(context))
+        except UpshotError as refused:
+            rendered.append(None)
+            errors.append(run_error(trigger, place, refused.message))
     return Simulated(
         trigger=firing.trigger.name,
         at=firing.at,
@@ -263,8 +270,8 @@ def _simulated(firing: Firing, source: Parameters) -> Simulated:
         event=None if fire.event is None or fire.event.event is None else fire.event.event.name,
         event_id=None if fire.event is None else fire.event.id,
         event_ids=tuple(seen.id for seen in fire.counted),
-        parameters=parameters,
-        error=error,
+        parameters=rendered[0] if rendered else None,
+        error=errors[0] if errors else None,
     )
 
 
@@ -295,7 +302,7 @@ def _time(value: Any, what: str) -> datetime:
 
 def _problems(error: ValueError | Invalid) -> list[Problem]:
     if isinstance(error, Invalid):
-        return [Problem(("parameters", *one.loc), one.msg) for one in error.problems]
+        return list(error.problems)
     if isinstance(error, ValidationError):
         return [
             Problem(loc_without_kinds(one["loc"]), one["msg"].removeprefix("Value error, "))

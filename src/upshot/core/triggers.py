@@ -1,12 +1,13 @@
-"""A trigger as the evaluator uses it: a condition, and what to run when it is met."""
+"""A trigger as the evaluator uses it: a condition, and what to do when it is met."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
+from typing import Any
 from uuid import UUID
 
-from upshot.core.events import OWN_EVENT_PREFIX, Event
+from upshot.core.events import FLOW_EVENT_PREFIX, OWN_EVENT_PREFIX, Event
 from upshot.core.keys import Key, KeyPart, key_of, part_name
 from upshot.core.matching import LabelMatch, related_hold
 from upshot.core.patterns import Patterns
@@ -40,9 +41,9 @@ class Selection:
 
     @property
     def names_own_events(self) -> bool:
-        """Whether it asks for Upshot's own events, which carry how deep a chain of runs is."""
+        """Whether it asks for events that carry how deep a chain of runs is."""
         return any(
-            pattern.text.startswith(OWN_EVENT_PREFIX)
+            pattern.text.startswith((OWN_EVENT_PREFIX, FLOW_EVENT_PREFIX))
             for patterns in (self.expect, self.after)
             if patterns is not None
             for pattern in patterns.positive
@@ -128,6 +129,43 @@ class Node:
         return self.path[-1]
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run a deployment, `schedule_after` later. None: the one that the firing's event tells of."""
+
+    deployment: str | None
+    parameters: str
+    """JSON text whose strings are templates."""
+    schedule_after: timedelta
+    kind: str
+    """What it is called where it is announced."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetEnabled:
+    """Pause or resume a trigger. None: the one that the firing's event tells of."""
+
+    trigger_id: UUID | None
+    enabled: bool
+
+    @property
+    def kind(self) -> str:
+        return "resume-automation" if self.enabled else "pause-automation"
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """Fire, and leave it at that: a firing may be worth an announcement alone."""
+
+    @property
+    def kind(self) -> str:
+        return "do-nothing"
+
+
+Action = Run | SetEnabled | Nothing
+"""What a firing does; closed, as conditions are."""
+
+
 @dataclass(frozen=True)
 class Trigger:
     """A registered trigger at one version. `number` stands for `id` in narrow rows."""
@@ -136,11 +174,13 @@ class Trigger:
     number: int
     version: int
     name: str
+    title: str
+    """What it is called where it is announced: its name, or something nicer."""
     condition: Condition
-    deployment: str
-    parameters: str
-    """JSON text whose strings are templates."""
-    schedule_after: timedelta
+    actions: tuple[Action, ...]
+    is_plain: bool
+    """It names one deployment instead of actions."""
+    announces: bool
     keeps_after: bool
     keeps_events: bool
     """Whether the templates reach the opening event, or those counted: kept with the key then."""
@@ -157,9 +197,37 @@ class Trigger:
             if isinstance(node.condition, Reactive | Proactive)
         )
 
+    @cached_property
+    def runs(self) -> tuple[tuple[int, Run], ...]:
+        """Those of its actions that run a deployment, with their places among all."""
+        return tuple(
+            (place, action) for place, action in enumerate(self.actions) if isinstance(action, Run)
+        )
+
+    @cached_property
+    def only_runs(self) -> bool:
+        """Whether a firing is runs of deployments that are known, and nobody is told of more."""
+        return not self.announces and all(
+            isinstance(action, Run) and action.deployment is not None for action in self.actions
+        )
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """Itself as templates and runners see it."""
+        return {"id": str(self.id), "name": self.name, "version": self.version}
+
+    @cached_property
+    def automation(self) -> dict[str, Any]:
+        """The same as Prefect's templates see it, under the name by which it is announced."""
+        return {"id": str(self.id), "name": self.title}
+
     def labels_of(self, key: Key) -> dict[str, str]:
         """The key as an object, label to value, as templates and runners see it."""
-        return labels_of(self.condition, key)
+        return dict(zip(self._key_names, key, strict=True))
+
+    @cached_property
+    def _key_names(self) -> tuple[str, ...]:
+        return tuple(map(part_name, self.condition.for_each))
 
 
 def labels_of(condition: Condition, key: Key) -> dict[str, str]:

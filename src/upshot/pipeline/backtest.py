@@ -5,7 +5,7 @@ import json
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,10 +14,11 @@ from typing import Final
 from uuid import UUID
 
 import asyncpg
+import msgspec
 
 from upshot.core.backtest import Backtest, Found, Side
 from upshot.core.errors import Conflict, Overloaded, UpshotError
-from upshot.core.events import Event
+from upshot.core.events import Event, event_json
 from upshot.core.following import Turn
 from upshot.core.limits import (
     BACKTEST_ANSWER_BYTES_MAX,
@@ -33,8 +34,9 @@ from upshot.core.limits import (
     BACKTESTS_HELD_MAX,
 )
 from upshot.core.parameter_schema import breach_of
+from upshot.core.runs import Firing, run_error
 from upshot.core.triggers import Trigger
-from upshot.pipeline.firing import Defaults, filled, needed_by, run_of
+from upshot.pipeline.firing import Defaults, depth_of, filled, fired_by, needed_by, run_of
 from upshot.pipeline.render import Renderers
 from upshot.storage import log as event_log
 from upshot.storage import replay
@@ -42,19 +44,20 @@ from upshot.storage.events import Place
 from upshot.storage.log import event_of
 
 RETRY_AFTER_SECONDS: Final = 5
+_NO_DEFAULTS: Final = Defaults(parameters="{}", parameter_schema=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A trigger, and what its deployment gives to its runs."""
+    """A trigger, and what the deployments that it names give to its runs."""
 
     trigger: Trigger
-    defaults: Defaults
+    defaults: Mapping[str, Defaults]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """A firing, as it is answered; JSON as text."""
+    """A firing, as it is answered; JSON as text. `parameters` are those of its first run."""
 
     at: datetime
     key: str
@@ -259,24 +262,22 @@ class Running:
         tried = self._new if found.only is not Side.OLD else self._old
         assert tried is not None
         firing = found.firing
-        run = run_of(firing, tried.defaults)
-        parameters, error = run.parameters, run.error
-        if run.template is not None:
-            heavy = json.loads(run.template)
-            try:
-                rendered = await renderers.render(heavy["parameters"], heavy["context"])
-                error = breach_of(tried.defaults.parameter_schema, rendered)
-                parameters = None if error else json.dumps(rendered)
-            except UpshotError as failed:
-                error = failed.message
+        parameters: list[str | None] = []
+        errors: list[str] = []
+        for place, _ in firing.trigger.runs:
+            rendered, error = await _rendered(firing, place, tried, renderers)
+            parameters.append(rendered)
+            if error is not None:
+                errors.append(run_error(firing.trigger, place, error))
+        event = fired_by(firing.fire)
         return Shown(
             at=firing.at,
-            key=run.key,
-            labels=run.labels,
-            event=run.event,
-            event_ids=run.event_ids,
-            parameters=parameters,
-            error=error,
+            key=msgspec.json.encode(firing.key).decode(),
+            labels=msgspec.json.encode(firing.labels).decode(),
+            event=None if event is None else event_json(event),
+            event_ids=[seen.id for seen in firing.fire.counted],
+            parameters=parameters[0] if parameters else None,
+            error=errors[0] if errors else None,
             only=found.only,
         )
 
@@ -318,6 +319,31 @@ class Running:
                 f"{self._backtest.set_aside} events could not be evaluated, the first because: "
                 f"{self._backtest.reason}"
             )
+
+
+async def _rendered(
+    firing: Firing, place: int, tried: Tried, renderers: Renderers
+) -> tuple[str | None, str | None]:
+    """The parameters of one of the firing's runs, or why it would fail."""
+    action = dict(firing.trigger.runs)[place]
+    defaults = tried.defaults.get(action.deployment or "", _NO_DEFAULTS)
+    run = run_of(
+        firing,
+        place,
+        action,
+        deployment=action.deployment or "",
+        defaults=defaults,
+        depth=depth_of(firing),
+    )
+    if run.template is None:
+        return run.parameters, run.error
+    heavy = json.loads(run.template)
+    try:
+        rendered = await renderers.render(heavy["parameters"], heavy["context"])
+        error = breach_of(defaults.parameter_schema, rendered)
+        return None if error else json.dumps(rendered), error
+    except UpshotError as failed:
+        return None, failed.message
 
 
 class Backtests:

@@ -20,6 +20,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from upshot import __version__
+from upshot.core.call_content import JSON
 from upshot.core.delivery import (
     Answer,
     Attempt,
@@ -46,6 +47,7 @@ from upshot.core.signatures import signature_headers
 class _Exchange:
     """What is sent, and how far it has come, for those who must know when it ends early."""
 
+    method: str
     url: URL
     headers: Mapping[str, str]
     body: bytes
@@ -77,8 +79,19 @@ class Caller:
         await self._session_without_reuse.close()
         await self._resolver.close()
 
-    async def call(self, webhook: Webhook, *, run_id: UUID, body: bytes, at: datetime) -> Attempt:
-        """Make one attempt. Whatever the runner does is an answer; only cancellation is raised."""
+    async def call(
+        self,
+        webhook: Webhook,
+        *,
+        run_id: UUID,
+        body: bytes,
+        media_type: str | None = JSON,
+        at: datetime,
+    ) -> Attempt:
+        """Make one attempt. Whatever the runner does is an answer; only cancellation is raised.
+
+        Without a media type nothing is said of the body, which is none then.
+        """
         started = self._clock()
 
         def elapsed() -> timedelta:
@@ -88,8 +101,9 @@ class Caller:
         if problem is not None:
             return Attempt(started_at=at, duration=elapsed(), answer=Refused(problem))
         exchange = _Exchange(
+            method=webhook.method,
             url=_url(webhook.url),
-            headers=_headers(webhook, run_id=run_id, body=body, at=at),
+            headers=_headers(webhook, run_id=run_id, body=body, media_type=media_type, at=at),
             body=body,
             now=lambda: at + elapsed(),
         )
@@ -111,13 +125,13 @@ class Caller:
 
     async def _send(self, exchange: _Exchange) -> Responded:
         try:
-            return await _post(self._session, exchange)
+            return await _request(self._session, exchange)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             # The runner may have closed an idle connection just as it was taken for this call.
             # That says nothing about the runner; the idempotency key makes a second send safe.
             if not exchange.on_reused_connection or exchange.status is not None:
                 raise
-        return await _post(self._session_without_reuse, exchange)
+        return await _request(self._session_without_reuse, exchange)
 
     def _open_session(self, *, keep_connections: bool) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
@@ -163,11 +177,13 @@ def _url(text: str) -> URL:
     return URL(text, encoded=text.isascii())
 
 
-async def _post(session: aiohttp.ClientSession, exchange: _Exchange) -> Responded:
-    async with session.post(
+async def _request(session: aiohttp.ClientSession, exchange: _Exchange) -> Responded:
+    async with session.request(
+        exchange.method,
         exchange.url,
-        data=exchange.body,
+        data=exchange.body or None,
         headers=exchange.headers,
+        skip_auto_headers=("content-type",),
         allow_redirects=False,
         trace_request_ctx=exchange,
     ) as response:
@@ -198,10 +214,12 @@ async def _beginning(response: aiohttp.ClientResponse) -> str:
     return text.replace("\0", "\ufffd")
 
 
-def _headers(webhook: Webhook, *, run_id: UUID, body: bytes, at: datetime) -> CIMultiDict[str]:
-    headers = CIMultiDict(
-        {"content-type": "application/json", "user-agent": f"upshot/{__version__}"}
-    )
+def _headers(
+    webhook: Webhook, *, run_id: UUID, body: bytes, media_type: str | None, at: datetime
+) -> CIMultiDict[str]:
+    headers = CIMultiDict({"user-agent": f"upshot/{__version__}"})
+    if media_type is not None:
+        headers["content-type"] = media_type
     for name, value in webhook.headers.items():
         headers[name] = value
     headers["accept-encoding"] = "identity"

@@ -13,6 +13,7 @@ import asyncpg
 import structlog
 
 from upshot.core.breaker import BreakerState, Called, is_free
+from upshot.core.call_content import content_of
 from upshot.core.delivery import (
     Accepted,
     Attempt,
@@ -207,10 +208,11 @@ class Deliverer:
             except RenderFailed as error:
                 self._note(run, unrendered(run, started_at, error))
                 return
-        body = call_body(
+        parameters = parameters or "{}"
+        whole = call_body(
             run_id=run.id,
             deployment=run.deployment,
-            parameters=parameters or "{}",
+            parameters=parameters,
             trigger=run.trigger,
             labels=run.labels,
             event=run.event,
@@ -218,10 +220,16 @@ class Deliverer:
             scheduled_at=run.scheduled_at,
             lease=run.lease,
         )
+        webhook = webhook_of(json.loads(run.runner))
+        content = content_of(webhook, run=whole, parameters=parameters)
         attempt = await self._caller.call(
-            webhook_of(json.loads(run.runner)), run_id=run.id, body=body, at=started_at
+            webhook,
+            run_id=run.id,
+            body=content.body,
+            media_type=content.media_type,
+            at=started_at,
         )
-        verdict = judge(attempt.answer)
+        verdict = judge(attempt.answer, can_report=webhook.can_report)
         has_failed = isinstance(verdict, TryAgain)
         self._tally.add(run.deployment, Called(BreakerState(run.breaker), has_failed))
         outcome = self._outcome(run, _Made(attempt, verdict), parameters=parameters)

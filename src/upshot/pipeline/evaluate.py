@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby, takewhile
 from typing import Any, TypeVar
@@ -28,8 +28,9 @@ from upshot.core.runs import Firing
 from upshot.core.timeline import CameLate, Concern, SetAside, Slot, Timeline
 from upshot.core.triggers import Proactive, Trigger
 from upshot.pipeline import keys
-from upshot.pipeline.firing import Defaults, filled, needed_by, runs_of
-from upshot.storage import evaluation_errors, held_events, in_force, queue, windows
+from upshot.pipeline.acting import act
+from upshot.pipeline.firing import filled, needed_by
+from upshot.storage import evaluation_errors, held_events, in_force, windows
 from upshot.storage import log as event_log
 from upshot.storage.database import REFUSED, reason_of
 from upshot.storage.triggers import DELETED, KEY_FORGOTTEN, SAVED
@@ -63,6 +64,8 @@ class _Counts:
     runs: int = 0
     late: int = 0
     set_aside: int = 0
+    told: int = 0
+    """Entries that firings have given to the log."""
 
 
 class Evaluator:
@@ -152,6 +155,8 @@ class Evaluator:
                 self._cursor,
                 events_max=events_max,
                 bytes_max=bytes_max,
+                # Who is followed may have any name.
+                names=None if len(self._following) else self._index.names,
                 is_wanted=self._index.is_of_interest,
                 is_followed=self._following.is_followed,
             )
@@ -185,7 +190,7 @@ class Evaluator:
             runs=counts.runs,
             late=counts.late,
             set_aside=counts.set_aside,
-            is_behind=was_behind or is_cut or more_due,
+            is_behind=was_behind or is_cut or more_due or counts.told > 0,
         )
 
     @property
@@ -386,13 +391,13 @@ class Evaluator:
         counts: _Counts,
     ) -> None:
         """Halve what the database refuses until the one event or deadline at fault stands alone."""
-        before = _Counts(counts.runs, counts.late, counts.set_aside)
+        before = replace(counts)
         try:
             async with self._conn.transaction():
                 await work(items, counts)
         except REFUSED as error:
             counts.runs, counts.late = before.runs, before.late
-            counts.set_aside = before.set_aside
+            counts.set_aside, counts.told = before.set_aside, before.told
             if len(items) == 1:
                 await self._give_up(items[0], reason_of(error), counts)
                 return
@@ -476,8 +481,10 @@ class Evaluator:
     async def _conclude(self, timeline: Timeline, counts: _Counts) -> None:
         """Make the runs of what fired, and tell of what came late or was set aside."""
         if timeline.firings:
-            await self._make_runs(await self._with_events(timeline.firings))
-        counts.runs += len(timeline.firings)
+            acted = await act(self._conn, await self._with_events(timeline.firings))
+            counts.runs += len(acted.runs)
+            counts.told += acted.told
+            await self._set_aside(acted.set_aside, counts)
         counts.late += len(timeline.late)
         if timeline.late:
             await evaluation_errors.record(self._conn, [_told(one) for one in timeline.late])
@@ -492,16 +499,6 @@ class Evaluator:
             return list(firings)
         found = await event_log.load(self._conn, missing)
         return [filled(firing, found) for firing in firings]
-
-    async def _make_runs(self, firings: Sequence[Firing]) -> None:
-        names = sorted({firing.trigger.deployment for firing in firings})
-        defaults = {
-            row["name"]: Defaults(row["parameters"], row["parameter_schema"])
-            for row in await queue.defaults_of(self._conn, names)
-        }
-        now = await self._conn.fetchval("SELECT now()")
-        runs = runs_of(firings, defaults)
-        await queue.create(self._conn, runs, now=now)
 
     async def _set_aside(self, set_aside: Sequence[SetAside], counts: _Counts) -> None:
         counts.set_aside += len(set_aside)

@@ -201,9 +201,12 @@ class _Looking:
         trigger = moment.trigger
         assert trigger is not None
         run_ids = tuple(
-            Firing(trigger, step.key, step.fire, moment.now, (self._event.id.hex,)).run_id
+            Firing(trigger, step.key, step.fire, moment.now, (self._event.id.hex,)).id_of(
+                str(place)
+            )
             for step in moment.steps
             if step.node.parent is None and step.fire is not None
+            for place, _ in trigger.runs
         )
         checks = checks_of(trigger, self._event)
         return Explained(

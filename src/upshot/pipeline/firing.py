@@ -1,7 +1,7 @@
 """Firings become runs: their parameters rendered, or the reason why they could not be."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from uuid import UUID
@@ -10,10 +10,12 @@ import msgspec
 import structlog
 from msgspec import structs
 
+from upshot.core.announcing import DEPLOYMENT, FLOW_RUN, Done, made_by
 from upshot.core.contexts import context_of
 from upshot.core.errors import UpshotError
-from upshot.core.events import Event, event_json
+from upshot.core.events import RESOURCE_ID, RESOURCE_ROLE, Event, Labels, event_json
 from upshot.core.facts import Fire
+from upshot.core.language import RUN_DEPLOYMENT
 from upshot.core.lifecycle import LOOP, depth_after
 from upshot.core.limits import CHAIN_DEPTH_MAX
 from upshot.core.parameter_schema import breach_of
@@ -25,7 +27,7 @@ from upshot.core.templates import (
     event_view,
     merged_source,
 )
-from upshot.core.triggers import Proactive, Trigger
+from upshot.core.triggers import Proactive, Run, Trigger
 from upshot.core.windows import Seen
 from upshot.storage.queue import NewRun
 
@@ -40,6 +42,7 @@ class Defaults:
 
     parameters: str
     parameter_schema: str | None
+    id: UUID | None = None
 
 
 def needed_by(firing: Firing) -> Iterator[Seen]:
@@ -73,29 +76,39 @@ def filled(firing: Firing, events: Mapping[UUID, Event]) -> Firing:
     )
 
 
-def runs_of(firings: Sequence[Firing], defaults: Mapping[str, Defaults]) -> list[NewRun]:
-    """The runs that firings make; `defaults` by the deployment's name."""
-    return [run_of(firing, defaults.get(firing.trigger.deployment)) for firing in firings]
-
-
-def run_of(firing: Firing, defaults: Defaults | None) -> NewRun:
-    """The run that a firing makes. What cannot be rendered makes one that has failed already."""
-    trigger, fire = firing.trigger, firing.fire
-    event = _event_of(fire)
+def depth_of(firing: Firing) -> int:
+    """How many runs in a row led to it."""
+    fire = firing.fire
     # What a dead man's switch fires on is silence, and no run before it caused that.
-    told = [] if _is_switch(trigger) else [event, *(seen.event for seen in fire.counted)]
-    depth = depth_after(told)
+    if _is_switch(firing.trigger):
+        return 0
+    return depth_after([fired_by(fire), *(seen.event for seen in fire.counted)])
+
+
+def run_of(
+    firing: Firing,
+    place: int,
+    action: Run,
+    *,
+    deployment: str,
+    defaults: Defaults | None,
+    depth: int,
+) -> NewRun:
+    """The run that one of a firing's actions makes. What cannot be rendered has failed already."""
+    trigger, fire = firing.trigger, firing.fire
+    event = fired_by(fire)
+    run_id = firing.id_of(str(place))
     parameters = template = error = None
     if depth > CHAIN_DEPTH_MAX:
         error = LOOP
     elif defaults is None:
-        error = f"There is no deployment {trigger.deployment!r}."
+        error = f"There is no deployment {deployment!r}."
     else:
-        parameters, template, error = _rendered(firing, defaults)
+        parameters, template, error = _rendered(firing, action, deployment, defaults)
     return NewRun(
-        id=firing.run_id,
-        scheduled_at=firing.at + trigger.schedule_after,
-        deployment=trigger.deployment,
+        id=run_id,
+        scheduled_at=firing.at + action.schedule_after,
+        deployment=deployment,
         trigger_id=trigger.id,
         trigger_version=trigger.version,
         trigger=trigger.name,
@@ -109,7 +122,24 @@ def run_of(firing: Firing, defaults: Defaults | None) -> NewRun:
         template=template,
         error=error,
         depth=depth,
+        action=None
+        if trigger.is_plain
+        else made_by(firing, done_by(run_id, place, action, defaults), depth=depth),
     )
+
+
+def done_by(
+    run_id: UUID, place: int, action: Run, defaults: Defaults | None, *, reason: str | None = None
+) -> Done:
+    """What is told of an action that has made this run."""
+    related: list[Labels] = []
+    if defaults is not None and defaults.id is not None:
+        related.append({RESOURCE_ID: f"{DEPLOYMENT}{defaults.id}", RESOURCE_ROLE: "target"})
+    if action.kind == RUN_DEPLOYMENT:
+        related.append({RESOURCE_ID: f"{FLOW_RUN}{run_id}", RESOURCE_ROLE: "flow-run"})
+    else:
+        related.append({RESOURCE_ID: f"upshot.run.{run_id}", RESOURCE_ROLE: "run"})
+    return Done(place, action, tuple(related), reason, made_run=True)
 
 
 def _is_switch(trigger: Trigger) -> bool:
@@ -117,19 +147,24 @@ def _is_switch(trigger: Trigger) -> bool:
     return isinstance(condition, Proactive) and condition.selection.after is None
 
 
-def _event_of(fire: Fire) -> Event | None:
+def fired_by(fire: Fire) -> Event | None:
+    """The firing's event, where it is known in full."""
     return None if fire.event is None else fire.event.event
 
 
-def _rendered(firing: Firing, defaults: Defaults) -> tuple[str | None, str | None, str | None]:
+def _rendered(
+    firing: Firing, action: Run, deployment: str, defaults: Defaults
+) -> tuple[str | None, str | None, str | None]:
     """Rendered parameters, or a template left to be rendered in a child process, or an error."""
     try:
-        trigger = firing.trigger
-        compiled = _compiled(defaults.parameters, trigger.parameters)
+        compiled = _compiled(defaults.parameters, action.parameters)
         if compiled.heavy:
-            context = context_of(firing, of_event=event_document)
+            context = context_of(firing, deployment=deployment, of_event=event_document)
             return None, json.dumps({"parameters": compiled.source, "context": context}), None
-        rendered = compiled.render(context_of(firing, of_event=event_view))
+        context = context_of(
+            firing, deployment=deployment, of_event=event_view, names=compiled.names
+        )
+        rendered = compiled.render(context)
         breach = breach_of(defaults.parameter_schema, rendered)
         if breach is not None:
             return None, None, breach

@@ -7,9 +7,23 @@ from datetime import datetime, timedelta
 import asyncpg
 import structlog
 
-from upshot.core.limits import ATTEMPTS_MAX, DUPLICATES_REMEMBERED, MAINTAIN_ROWS_MAX
+from upshot.core.limits import (
+    ATTEMPTS_MAX,
+    AUTOMATIONS_ENDED_AT_ONCE_MAX,
+    DUPLICATES_REMEMBERED,
+    MAINTAIN_ROWS_MAX,
+)
 from upshot.metrics import KEYS_FORGOTTEN, RUNS_FINISHED
-from upshot.storage import evaluation_errors, event_ids, partitions, queue, windows
+from upshot.storage import (
+    automations,
+    evaluation_errors,
+    event_ids,
+    partitions,
+    queue,
+    triggers,
+    windows,
+)
+from upshot.storage.database import Database
 
 log = structlog.get_logger()
 
@@ -33,6 +47,19 @@ async def rescue(conn: asyncpg.Connection, wake_deliver: Callable[[], None]) -> 
         log.warning("runs_unreported", count=silent)
         RUNS_FINISHED.labels(state="failed").inc(silent)
     return rescued + silent
+
+
+async def end_automations(database: Database, wake_evaluate: Callable[[], None]) -> int:
+    """Delete the triggers whose owner has given them up, and nobody has taken over since."""
+    async with database.begin() as conn:
+        ended = await automations.lock_ended(conn, limit=AUTOMATIONS_ENDED_AT_ONCE_MAX)
+        for automation in ended:
+            await triggers.append_deleted(conn, automation.trigger)
+            await triggers.remove(conn, automation.trigger.id)
+    if ended:
+        log.info("automations_ended", count=len(ended))
+        wake_evaluate()
+    return len(ended)
 
 
 async def tidy(conn: asyncpg.Connection, retention: Retention) -> None:

@@ -15,9 +15,16 @@ async def render_left(renderers: Renderers, run: ClaimedRun, template: str) -> s
     Raises:
         RenderFailed: there are none, or they break the deployment's schema.
     """
+    return await render_template(renderers, template, parameter_schema=run.parameter_schema)
+
+
+async def render_template(
+    renderers: Renderers, template: str, *, parameter_schema: str | None
+) -> str:
+    """Likewise, of a run that nobody has claimed yet."""
     heavy = json.loads(template)
     rendered = await renderers.render(heavy["parameters"], heavy["context"])
-    breach = breach_of(run.parameter_schema, rendered)
+    breach = breach_of(parameter_schema, rendered)
     if breach is not None:
         raise RenderFailed(breach)
     return json.dumps(rendered)

@@ -11,7 +11,10 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from upshot.core.delivery import Pull, Runner, Webhook
-from upshot.storage.schema import deployments, triggers
+from upshot.core.lifecycle import EndedRun
+from upshot.storage.log import append_one_ended
+from upshot.storage.queue import ENDED
+from upshot.storage.schema import deployments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,7 @@ def runner_document(runner: Runner) -> dict[str, Any]:
     if isinstance(runner, Pull):
         return {"type": "pull", "retries": list(runner.retries)}
     return {
+        **runner.plain_form,
         "type": "webhook",
         "url": runner.url,
         "headers": dict(runner.headers),
@@ -69,6 +73,8 @@ def webhook_of(document: Mapping[str, Any]) -> Webhook:
         secrets=tuple(document["secrets"]),
         timeout=timedelta(seconds=document["timeout"]),
         retries=tuple(document["retries"]),
+        method=document.get("method", "POST"),
+        body=document.get("body", "run"),
     )
 
 
@@ -84,7 +90,7 @@ async def create(
             .returning(deployments)
         )
     ).one_or_none()
-    return row and _deployment(row)
+    return row and deployment_of(row)
 
 
 async def replace(conn: AsyncConnection, *, name: str, fields: DeploymentFields) -> Deployment:
@@ -98,7 +104,7 @@ async def replace(conn: AsyncConnection, *, name: str, fields: DeploymentFields)
         .values(**values, updated_at=func.now())
         .returning(deployments)
     )
-    return _deployment(row.one())
+    return deployment_of(row.one())
 
 
 async def load(conn: AsyncConnection, name: str) -> Deployment | None:
@@ -124,7 +130,7 @@ async def hold_all(conn: AsyncConnection, names: Collection[str]) -> dict[str, D
         .order_by(deployments.c.name)
         .with_for_update(read=True, key_share=True)
     )
-    return {row.name: _deployment(row) for row in rows}
+    return {row.name: deployment_of(row) for row in rows}
 
 
 async def page(conn: AsyncConnection, *, after: str, limit: int) -> Sequence[Deployment]:
@@ -135,7 +141,7 @@ async def page(conn: AsyncConnection, *, after: str, limit: int) -> Sequence[Dep
         .order_by(deployments.c.name)
         .limit(limit)
     )
-    return [_deployment(row) for row in rows]
+    return [deployment_of(row) for row in rows]
 
 
 async def pulling(conn: AsyncConnection, names: Sequence[str]) -> dict[str, bool]:
@@ -149,12 +155,16 @@ async def pulling(conn: AsyncConnection, names: Sequence[str]) -> dict[str, bool
 
 
 async def triggers_using(conn: AsyncConnection, name: str, *, limit: int) -> list[str]:
-    """The names of triggers that run this deployment."""
+    """The names of triggers that run this deployment, by themselves or as one of their actions."""
     rows = await conn.scalars(
-        select(triggers.c.name)
-        .where(triggers.c.deployment == name)
-        .order_by(triggers.c.name)
-        .limit(limit)
+        text(
+            "SELECT t.name FROM triggers AS t WHERE t.deployment = :name "
+            "OR (t.deployment IS NULL AND EXISTS ("
+            "SELECT FROM json_array_elements(t.document -> 'actions') AS a "
+            "WHERE a ->> 'type' = 'run' AND a ->> 'deployment' = :name)) "
+            "ORDER BY t.name LIMIT :limit"
+        ),
+        {"name": name, "limit": limit},
     )
     return list(rows)
 
@@ -168,22 +178,32 @@ async def remove(conn: AsyncConnection, name: str) -> bool:
 
 async def cancel_open_runs(conn: AsyncConnection, name: str, *, reason: str) -> int:
     """End every open run of a deployment, visibly; answers how many."""
-    result = await conn.execute(
+    rows = await conn.execute(
         text(
             "WITH ended AS (DELETE FROM run_queue WHERE run_id IN ("
             "SELECT run_id FROM run_queue WHERE deployment = :name ORDER BY run_id FOR UPDATE) "
-            "RETURNING run_id) "
-            "UPDATE runs SET state = 'cancelled', finished_at = now(), error = :reason "
-            "FROM ended WHERE runs.id = ended.run_id AND runs.state = 'scheduled'"
+            "RETURNING run_id, attempt), "
+            "cancelled AS (UPDATE runs AS r "
+            "SET state = 'cancelled', finished_at = now(), error = :reason "
+            "FROM ended WHERE r.id = ended.run_id AND r.state = 'scheduled' "
+            f"RETURNING {ENDED}, ended.attempt AS attempts) "
+            "SELECT c.*, (SELECT count(*) FROM cancelled) AS count FROM (SELECT) AS one "
+            "LEFT JOIN cancelled AS c ON c.action IS NOT NULL"
         ),
         {"name": name, "reason": reason},
     )
-    return result.rowcount
+    count = 0
+    for row in rows.mappings():
+        count = row["count"]
+        if row["id"] is not None:
+            fields = {field: row[field] for field in EndedRun.__struct_fields__}
+            await append_one_ended(conn, EndedRun(**fields))
+    return count
 
 
 async def _one(conn: AsyncConnection, query: Select[Any]) -> Deployment | None:
     row = (await conn.execute(query)).one_or_none()
-    return row and _deployment(row)
+    return row and deployment_of(row)
 
 
 def _columns(fields: DeploymentFields) -> dict[str, Any]:
@@ -200,7 +220,8 @@ def _columns(fields: DeploymentFields) -> dict[str, Any]:
     }
 
 
-def _deployment(row: Row[Any]) -> Deployment:
+def deployment_of(row: Row[Any]) -> Deployment:
+    """The deployment in a row that holds all columns of `deployments`."""
     return Deployment(
         name=row.name,
         id=row.id,

@@ -3,8 +3,8 @@
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID, uuid4
@@ -14,6 +14,7 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from upshot.core.announcing import announced_end
 from upshot.core.errors import Overloaded, UpshotError
 from upshot.core.events import RESOURCE_ID, RESOURCE_NAME, Event, Labels
 from upshot.core.intake import Ids, NewEvent
@@ -114,7 +115,28 @@ async def append_ended(conn: asyncpg.Connection, runs: Iterable[EndedRun]) -> No
     Raises:
         NoDay: there is no partition for today. The transaction is void.
     """
-    events = [ended_event(run, event_id=_new_id()) for run in runs]
+    await append_told(conn, [event for run in runs for event in _told_of(run)])
+
+
+def _told_of(run: EndedRun) -> Iterator[NewEvent]:
+    if run.state != "cancelled":
+        yield ended_event(run, event_id=_new_id())
+    action = announced_end(run, event_id=_new_id()) if run.action is not None else None
+    if action is not None:
+        yield action
+
+
+def new_id() -> UUID:
+    """For an event of the server's own; for the thread of the event loop alone."""
+    return _new_id()
+
+
+async def append_told(conn: asyncpg.Connection, events: Sequence[NewEvent]) -> None:
+    """Append what the server tells, in the transaction of what it tells of.
+
+    Raises:
+        NoDay: there is no partition for today. The transaction is void.
+    """
     if not events:
         return
     try:
@@ -125,24 +147,32 @@ async def append_ended(conn: asyncpg.Connection, runs: Iterable[EndedRun]) -> No
 
 async def append_one_ended(conn: AsyncConnection, run: EndedRun) -> None:
     """Tell of a run that has ended, in the transaction that ends it."""
-    event = ended_event(run, event_id=_new_id())
-    await conn.execute(
-        text(
-            "INSERT INTO events "
-            "(occurred_at, id, size, name, resource_id, labels, related, payload) VALUES "
-            "(:occurred_at, :id, :size, :name, :resource_id, :labels, :related, :payload)"
-        ),
-        {
-            "occurred_at": event.occurred,
-            "id": event.id,
-            "size": event.size,
-            "name": event.name,
-            "resource_id": event.resource_id,
-            "labels": event.labels_json,
-            "related": event.related_json,
-            "payload": event.payload_json,
-        },
-    )
+    await append_few(conn, list(_told_of(run)))
+
+
+async def append_few(conn: AsyncConnection, events: Sequence[NewEvent]) -> None:
+    """Append some events of the server's own, in the transaction of what they tell of."""
+    if events:
+        await conn.execute(
+            text(
+                "INSERT INTO events "
+                "(occurred_at, id, size, name, resource_id, labels, related, payload) VALUES "
+                "(:occurred_at, :id, :size, :name, :resource_id, :labels, :related, :payload)"
+            ),
+            [
+                {
+                    "occurred_at": event.occurred,
+                    "id": event.id,
+                    "size": event.size,
+                    "name": event.name,
+                    "resource_id": event.resource_id,
+                    "labels": event.labels_json,
+                    "related": event.related_json,
+                    "payload": event.payload_json,
+                }
+                for event in events
+            ],
+        )
 
 
 async def append_own(
@@ -224,16 +254,29 @@ async def save_cursor(conn: asyncpg.Connection, name: str, cursor: Cursor) -> bo
     return str(moved) == "UPDATE 1"
 
 
-READER_SETTINGS = {"enable_seqscan": "off", "enable_bitmapscan": "off"}
-"""For connections that read the log: a plan made while a day was empty is used when it is full."""
+READER_SETTINGS = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+}
+"""For connections that read the log: one plan, by the indexes, for every poll. One made while a day
+was empty is used when it is full, and making one takes longer than reading what is new."""
 
 # The rows whose transaction had ended in the new snapshot and not in the cursor's, in the order
 # of (xid, position). Two ordered index ranges of events_in_commit_order: transactions that were
 # under way in the old snapshot, then those that began after it. From its xmin instead, every poll
-# would read again all since the oldest open transaction of the cluster.
+# would read again all since the oldest open transaction of the cluster. Each range has one lower
+# bound: of two, Postgres may begin at the lower one, and read the whole index. Of the rows that
+# nobody wants only the last is sent, with what is known of the whole page.
 READ_BATCH = """
-WITH bounds AS MATERIALIZED (
-    SELECT $1::text::pg_snapshot AS old, $2::text::pg_snapshot AS new
+WITH snapshots AS MATERIALIZED (
+    SELECT $1::text::pg_snapshot AS old, $2::text::pg_snapshot AS new,
+           $3::int8::text::xid8 AS xid, $4::int8 AS position
+), bounds AS MATERIALIZED (
+    SELECT old, new, pg_snapshot_xmax(new) AS until_xid,
+           greatest(xid, pg_snapshot_xmax(old)) AS from_xid,
+           CASE WHEN xid >= pg_snapshot_xmax(old) THEN position ELSE -1 END AS from_position
+      FROM snapshots
 ), page AS (
     (SELECT * FROM events
       WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip(old) FROM bounds))
@@ -242,19 +285,27 @@ WITH bounds AS MATERIALIZED (
       ORDER BY xid, position LIMIT $5)
     UNION ALL
     (SELECT * FROM events
-      WHERE xid >= (SELECT pg_snapshot_xmax(old) FROM bounds)
-        AND xid < (SELECT pg_snapshot_xmax(new) FROM bounds)
-        AND (xid, position) > ($3::int8::text::xid8, $4::int8)
+      WHERE (xid, position) > ((SELECT from_xid FROM bounds), (SELECT from_position FROM bounds))
+        AND xid < (SELECT until_xid FROM bounds)
         AND pg_visible_in_snapshot(xid, (SELECT new FROM bounds))
       ORDER BY xid, position LIMIT $5)
     LIMIT $5
+), counted AS (
+    SELECT page.*, row_number() OVER so_far AS rows, sum(size) OVER so_far AS bytes,
+           max(position) OVER so_far AS highest
+      FROM page WINDOW so_far AS (ROWS UNBOUNDED PRECEDING)
+), cut AS (
+    SELECT counted.*, coalesce(lead(bytes - size) OVER (), $6) >= $6 AS is_last
+      FROM counted
 )
 SELECT xid::text::int8 AS xid, position, received_at, occurred_at, id, follows, size, name,
-       resource_id, labels, related, payload
-FROM (
-    SELECT page.*, sum(size) OVER (ROWS UNBOUNDED PRECEDING) - size AS bytes_before FROM page
-) AS sized
-WHERE bytes_before < $6
+       resource_id, labels, related, payload, is_last,
+       CASE WHEN is_last THEN rows END AS rows, CASE WHEN is_last THEN bytes END AS bytes,
+       CASE WHEN is_last THEN highest END AS highest
+  FROM cut
+ WHERE bytes - size < $6
+   AND (is_last OR $7::text[] IS NULL OR name IN (SELECT unnest($7::text[]))
+        OR follows IS NOT NULL OR name ^@ 'upshot.trigger.' OR name ^@ 'upshot.key.')
 """
 
 
@@ -264,15 +315,16 @@ async def read_batch(
     *,
     events_max: int,
     bytes_max: int,
+    names: Sequence[str] | None = None,
     is_wanted: Callable[[str], bool] = lambda _: True,
     is_followed: Callable[[UUID], bool] = lambda _: False,
 ) -> Batch:
     """The next events after the cursor, at most so many; none when all is evaluated.
 
     A change of a trigger or a key is always wanted, and so is everything behind one: it may be what
-    makes it wanted; so is every event that follows another, or is followed. Nothing is skipped
-    because an earlier transaction committed later, and no open transaction of anybody else holds
-    the reading up.
+    makes it wanted; so is every event that follows another, or is followed. `names`: the only ones
+    that may be wanted, where they are few. Nothing is skipped because an earlier transaction
+    committed later, and no open transaction of anybody else holds the reading up.
     """
     if cursor.page is not None:
         snapshot, xid, position = cursor.page.snapshot, cursor.page.xid, cursor.page.position
@@ -280,9 +332,14 @@ async def read_batch(
     else:
         head = await conn.fetchrow("SELECT pg_current_snapshot()::text AS snapshot, now() AS now")
         snapshot, xid, position, now = head["snapshot"], 0, 0, head["now"]
-    rows = await conn.fetch(
-        READ_BATCH, cursor.snapshot, snapshot, xid, position, events_max, bytes_max
-    )
+    where = (cursor.snapshot, snapshot, xid, position, events_max, bytes_max)
+    rows = await conn.fetch(READ_BATCH, *where, names)
+    if names is not None and any(
+        row["follows"] is not None or row["name"].startswith(_CHANGES) for row in rows
+    ):
+        rows = await conn.fetch(READ_BATCH, *where, None)
+    if not rows:
+        return Batch(events=[], size=0, after=_moved(cursor, snapshot, now))
     events = []
     is_any_wanted = False
     followed = {row["follows"] for row in rows}
@@ -297,16 +354,28 @@ async def read_batch(
             or is_followed(row["id"])
         ):
             events.append(event_of(row))
-    is_cut = len(rows) == events_max or sum(row["size"] for row in rows) >= bytes_max
-    after = Cursor(
+    last = rows[-1]
+    is_cut = last["rows"] == events_max or last["bytes"] >= bytes_max
+    after = _moved(cursor, snapshot, now, highest=last["highest"])
+    if is_cut:
+        after = replace(
+            after,
+            snapshot=cursor.snapshot,
+            page=Page(snapshot, last["xid"], last["position"]),
+            evaluated_until=max(cursor.evaluated_until, last["received_at"]),
+        )
+    return Batch(events=events, size=last["rows"], after=after)
+
+
+def _moved(cursor: Cursor, snapshot: str, now: datetime, *, highest: int = 0) -> Cursor:
+    return Cursor(
         cluster=cursor.cluster,
-        snapshot=cursor.snapshot if is_cut else snapshot,
-        page=Page(snapshot, rows[-1]["xid"], rows[-1]["position"]) if is_cut else None,
-        position=max([cursor.position, *(row["position"] for row in rows)]),
-        evaluated_until=max(cursor.evaluated_until, rows[-1]["received_at"]) if is_cut else now,
+        snapshot=snapshot,
+        page=None,
+        position=max(cursor.position, highest),
+        evaluated_until=now,
         version=cursor.version + 1,
     )
-    return Batch(events=events, size=len(rows), after=after)
 
 
 def event_of(row: Row) -> Event:

@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 import asyncpg
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from upshot.core.lifecycle import EndedRun, resource_id_of
 from upshot.core.limits import CHAIN_DEPTH_MAX, SLOTS_LOOKED_AT_MAX
@@ -37,6 +39,8 @@ class NewRun:
     template: str | None
     error: str | None
     depth: int = 0
+    action: str | None = None
+    """What made it, where its trigger has actions (`announcing.made_by`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +91,24 @@ class Outcome:
 
 
 async def defaults_of(conn: asyncpg.Connection, names: Sequence[str]) -> list[asyncpg.Record]:
-    """What deployments give to their runs: `name`, `parameters`, `parameter_schema` as text.
+    """What deployments give to their runs: `name`, `id`, `parameters`, `parameter_schema` as text.
 
     Until the transaction ends none of them can be deleted, so that no run is left without one.
     """
     rows: list[asyncpg.Record] = await conn.fetch(
-        "SELECT name, parameters, parameter_schema FROM deployments WHERE name = ANY($1::text[]) "
-        "ORDER BY name FOR KEY SHARE",
+        "SELECT name, id, parameters, parameter_schema FROM deployments "
+        "WHERE name = ANY($1::text[]) ORDER BY name FOR KEY SHARE",
         names,
+    )
+    return rows
+
+
+async def defaults_by_id(conn: asyncpg.Connection, ids: Sequence[UUID]) -> list[asyncpg.Record]:
+    """As `defaults_of`, for deployments that are known by their ids."""
+    rows: list[asyncpg.Record] = await conn.fetch(
+        "SELECT name, id, parameters, parameter_schema FROM deployments "
+        "WHERE id = ANY($1::uuid[]) ORDER BY name FOR KEY SHARE",
+        ids,
     )
     return rows
 
@@ -146,7 +160,7 @@ async def create(conn: asyncpg.Connection, runs: Sequence[NewRun], *, now: datet
         columns=(
             "id", "scheduled_at", "finished_at", "state", "deployment", "trigger_id",
             "trigger_version", "trigger", "key", "labels", "event_id", "event", "after_id",
-            "event_ids", "parameters", "template", "error", "depth",
+            "event_ids", "parameters", "template", "error", "depth", "action",
         ),
         records=[
             (
@@ -168,6 +182,7 @@ async def create(conn: asyncpg.Connection, runs: Sequence[NewRun], *, now: datet
                 run.template,
                 run.error,
                 run.depth,
+                run.action,
             )
             for run in runs
         ],
@@ -202,14 +217,12 @@ async def _enqueue(conn: asyncpg.Connection, runs: Sequence[NewRun]) -> None:
     asking = [run.id for run in runs if run.deployment in alone]
     if asking:
         queued = {row["run_id"] for row in await conn.fetch(_ENQUEUE, asking)}
-        await conn.execute(_SKIP, [one for one in asking if one not in queued], OVERLAPPED)
+        skipped = [one for one in asking if one not in queued]
+        await log.append_ended(conn, _ended(await conn.fetch(_SKIP, skipped, OVERLAPPED)))
 
 
 _ENQUEUE = enqueue_sql("$1::uuid[]", due_at="r.scheduled_at")
-_SKIP = (
-    "UPDATE runs SET state = 'cancelled', finished_at = now(), error = $2 "
-    "WHERE id = ANY($1::uuid[])"
-)
+
 
 # A slot is free when no run has it; then it goes to the one that has waited for longest. What is
 # still uncommitted will note its slot itself, so that nothing is missed.
@@ -312,6 +325,12 @@ async def _begin_claim(conn: asyncpg.Connection) -> None:
     await conn.execute(_GIVE_SLOTS, SLOTS_LOOKED_AT_MAX)
 
 
+async def hold_claims(conn: AsyncConnection) -> None:
+    """Nobody else claims until the transaction ends; slots that are free are given on."""
+    await conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CLAIMING})
+    await conn.execute(text(_GIVE_SLOTS.replace("$1", ":limit")), {"limit": SLOTS_LOOKED_AT_MAX})
+
+
 OFFERED = """
 SELECT d.name, (
     SELECT count(*) FROM (
@@ -340,9 +359,14 @@ async def offered(conn: asyncpg.Connection, *, limit: int) -> dict[str, int]:
 ENDED = """
 r.id, r.deployment, r.trigger_id, r.trigger, r.labels::text AS labels, r.event_id,
 r.event #>> '{resource,prefect.resource.id}' AS event_resource_id, r.depth, r.state, r.error,
-r.result::text AS result, r.finished_at
+r.result::text AS result, r.finished_at, r.action::text AS action
 """
 """What `EndedRun` takes from a row of `runs AS r`; `attempts` is the queue's to say."""
+
+_SKIP = f"""
+UPDATE runs AS r SET state = 'cancelled', finished_at = now(), error = $2
+ WHERE id = ANY($1::uuid[]) RETURNING {ENDED}, 0 AS attempts
+"""
 
 # What ended is joined to all that was held in full, because Postgres expects a row of each, would
 # compare every one with every other, and cannot do a full join like that.
@@ -512,7 +536,7 @@ SELECT lost.run_id, failed.* FROM lost FULL JOIN failed ON failed.id = lost.run_
 _FAIL_UNREPORTED = f"""
 WITH silent AS (
     SELECT run_id, attempt FROM run_queue
-     WHERE lease IS NOT NULL AND accepted AND lease_until < now()
+     WHERE lease IS NOT NULL AND accepted AND worker IS NULL AND lease_until < now()
      ORDER BY run_id LIMIT $1 FOR UPDATE SKIP LOCKED
 ), ended AS (
     DELETE FROM run_queue AS q USING silent WHERE q.run_id = silent.run_id
@@ -573,7 +597,7 @@ def _ended(rows: Iterable[asyncpg.Record]) -> list[EndedRun]:
     return [
         EndedRun(**{name: row[name] for name in EndedRun.__struct_fields__})
         for row in rows
-        if row["state"] in ("completed", "failed")
+        if row["state"] in ("completed", "failed", "cancelled")
     ]
 
 
@@ -592,4 +616,5 @@ def _ended_at_once(run: NewRun, *, now: datetime) -> EndedRun:
         result=None,
         attempts=0,
         finished_at=now,
+        action=run.action,
     )

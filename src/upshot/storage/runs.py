@@ -72,6 +72,7 @@ class StoredRun(RunSummary):
     template: str | None
     result: str | None
     depth: int
+    action: str | None
     lease_until: datetime | None
 
 
@@ -129,7 +130,8 @@ _summary: tuple[Any, ...] = (
     runs.c.scheduled_at,
     runs.c.finished_at,
     runs.c.error,
-    run_queue.c.due_at,
+    # A flow's run that is suspended is due when somebody resumes it.
+    func.nullif(run_queue.c.due_at, text("'infinity'")).label("due_at"),
     func.coalesce(run_queue.c.waits, false()).label("waits"),
 )
 _full: tuple[Any, ...] = (
@@ -143,6 +145,7 @@ _full: tuple[Any, ...] = (
     cast(runs.c.template, Text).label("template"),
     cast(runs.c.result, Text).label("result"),
     runs.c.depth,
+    cast(runs.c.action, Text).label("action"),
     run_queue.c.lease_until,
 )
 _with_queue = runs.outerjoin(run_queue, run_queue.c.run_id == runs.c.id)
@@ -365,14 +368,19 @@ async def cancel_if_open(conn: AsyncConnection, run_id: UUID, *, reason: str) ->
     """End the run. Whoever holds its lease loses it."""
     row = await conn.execute(
         text(
-            "WITH ended AS (DELETE FROM run_queue WHERE run_id = :run_id RETURNING run_id) "
-            "UPDATE runs SET state = 'cancelled', finished_at = now(), error = :reason "
-            "FROM ended WHERE runs.id = ended.run_id AND runs.state = 'scheduled' "
-            "RETURNING runs.id"
+            "WITH ended AS (DELETE FROM run_queue WHERE run_id = :run_id "
+            "RETURNING run_id, attempt) "
+            "UPDATE runs AS r SET state = 'cancelled', finished_at = now(), error = :reason "
+            "FROM ended WHERE r.id = ended.run_id AND r.state = 'scheduled' "
+            f"RETURNING {ENDED}, ended.attempt AS attempts"
         ).bindparams(bindparam("run_id", type_=postgresql.UUID)),
         {"run_id": run_id, "reason": reason},
     )
-    return row.one_or_none() is not None
+    ended = row.mappings().one_or_none()
+    if ended is None:
+        return False
+    await log.append_one_ended(conn, EndedRun(**ended))
+    return True
 
 
 async def renew_if_leased(

@@ -19,6 +19,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    UniqueConstraint,
     func,
     text,
 )
@@ -148,11 +149,12 @@ triggers = Table(
     Column("name", Text, nullable=False, unique=True),
     Column("version", Integer, nullable=False),
     Column("document", JSON, nullable=False, comment="the trigger as written, without its name"),
-    Column("deployment", Text, ForeignKey("deployments.name"), nullable=False, index=True),
+    Column("deployment", Text, ForeignKey("deployments.name"), index=True,
+           comment="null: it has actions instead"),
     Column("enabled", Boolean, nullable=False),
     _at("created_at", default=True),
     _at("updated_at", default=True),
-)
+)  # fmt: skip
 
 triggers_in_force = Table(
     "triggers_in_force",
@@ -226,13 +228,15 @@ runs = Table(
     Column("template", JSON(none_as_null=True), comment="to be rendered before the first attempt"),
     Column("error", Text),
     Column("result", JSON(none_as_null=True)),
+    Column("action", JSON(none_as_null=True),
+           comment="what the log is told of once the run has ended"),
     CheckConstraint("state IN ('scheduled', 'completed', 'failed', 'cancelled')"),
     CheckConstraint("(state = 'scheduled') = (finished_at IS NULL)"),
     Index("runs_by_age", "created_at", "id"),
     Index("runs_by_deployment", "deployment", "created_at"),
     Index("runs_by_event", "event_id"),
     Index("runs_by_trigger", "trigger", "created_at"),
-)
+)  # fmt: skip
 
 run_queue = Table(
     "run_queue",
@@ -311,4 +315,142 @@ api_keys = Table(
     Column("scopes", ARRAY(Text), nullable=False),
     _at("created_at", default=True),
     _at("revoked_at", nullable=True),
+)
+
+automations = Table(
+    "automations",
+    metadata,
+    Column("trigger_id", UUID, ForeignKey("triggers.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("owner_resource", Text),
+    Column("ends_at", DateTime(timezone=True),
+           comment="deleted with its owner's others, and in force until then or taken over"),
+    Index("automations_by_owner", "owner_resource",
+          postgresql_where=text("owner_resource IS NOT NULL")),
+    Index("automations_ending", "ends_at", postgresql_where=text("ends_at IS NOT NULL")),
+    comment="What triggers made as automations have beside the trigger.",
+)  # fmt: skip
+
+flows = Table(
+    "flows",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("tags", JSON, nullable=False),
+    Column("labels", JSON, nullable=False),
+    _at("created_at", default=True),
+    _at("updated_at", default=True),
+)
+
+flow_deployments = Table(
+    "flow_deployments",
+    metadata,
+    Column("deployment_id", UUID, ForeignKey("deployments.id", ondelete="CASCADE"),
+           primary_key=True),
+    Column("flow_id", UUID, ForeignKey("flows.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("details", JSON, nullable=False),
+    Column("polled_at", DateTime(timezone=True),
+           comment="when a runner last asked for its runs"),
+    UniqueConstraint("flow_id", "name"),
+    comment="What deployments of flows have beside the deployment.",
+)  # fmt: skip
+
+flow_runs = Table(
+    "flow_runs",
+    metadata,
+    Column("run_id", UUID, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("flow_id", UUID, nullable=False),
+    Column("deployment_id", UUID),
+    Column("name", Text, nullable=False),
+    Column("state_type", Text, nullable=False),
+    Column("state", JSON, nullable=False),
+    Column("run_count", Integer, nullable=False, server_default="0"),
+    _at("started_at", nullable=True),
+    _at("ended_at", nullable=True),
+    _at("running_since", nullable=True),
+    Column("running_for", Double, nullable=False, server_default="0",
+           comment="seconds in Running so far, without running_since"),
+    Column("parent_task_run_id", UUID),
+    Column("idempotency_key", Text),
+    Column("details", JSON, nullable=False),
+    _at("updated_at", default=True),
+    Index("flow_runs_by_parent", "parent_task_run_id",
+          postgresql_where=text("parent_task_run_id IS NOT NULL")),
+    Index("flow_runs_ad_hoc", "run_id", postgresql_where=text("deployment_id IS NULL")),
+    Index("flow_runs_by_idempotency_key", "flow_id", "idempotency_key", unique=True,
+          postgresql_where=text("idempotency_key IS NOT NULL")),
+    comment="What runs of flows have beside the run, once a client of the flow has said something "
+    "of them.",
+)  # fmt: skip
+
+flow_run_states = Table(
+    "flow_run_states",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("run_id", UUID, ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("state", JSON, nullable=False),
+    Index("flow_run_states_by_run", "run_id", "number"),
+)
+
+task_runs = Table(
+    "task_runs",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("flow_run_id", UUID, ForeignKey("runs.id", ondelete="CASCADE")),
+    Column("task_key", Text, nullable=False),
+    Column("dynamic_key", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("state_type", Text, nullable=False),
+    Column("state", JSON, nullable=False),
+    Column("run_count", Integer, nullable=False, server_default="0"),
+    _at("started_at", nullable=True),
+    _at("ended_at", nullable=True),
+    Column("details", JSON, nullable=False),
+    _at("created_at", default=True),
+    _at("updated_at", default=True),
+    UniqueConstraint("flow_run_id", "task_key", "dynamic_key"),
+    comment="Those that the client registers: one for each subflow. Others are events alone.",
+)
+
+flow_run_logs = Table(
+    "flow_run_logs",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("run_id", UUID, ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+    Column("task_run_id", UUID),
+    _at("at"),
+    Column("level", SmallInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Index("flow_run_logs_by_run", "run_id", "at", "id"),
+)
+
+flow_run_inputs = Table(
+    "flow_run_inputs",
+    metadata,
+    Column("run_id", UUID, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("sender", Text),
+    _at("created_at", default=True),
+)
+
+webhook_blocks = Table(
+    "webhook_blocks",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column(
+        "deployment_id",
+        UUID,
+        ForeignKey("deployments.id", ondelete="CASCADE"),
+        nullable=False,
+        unique=True,
+    ),
+    Column("details", JSON, nullable=False),
+    _at("created_at", default=True),
+    _at("updated_at", default=True),
+    comment="Each stands for a deployment with a webhook, which the action call-webhook runs.",
 )

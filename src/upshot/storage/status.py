@@ -64,7 +64,7 @@ async def _oldest_waiting(conn: asyncpg.Connection, cursor: Cursor) -> datetime 
 async def _first(
     conn: asyncpg.Connection, old: str, new: str, *, xid: int, position: int
 ) -> datetime | None:
-    received_at: datetime | None = await conn.fetchval(_FIRST, old, new, xid, position, 1, 1)
+    received_at: datetime | None = await conn.fetchval(_FIRST, old, new, xid, position, 1, 1, None)
     return received_at
 
 

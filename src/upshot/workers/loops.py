@@ -23,6 +23,7 @@ from upshot.storage.database import AWAY, REFUSED, Database, is_away, reason_of
 from upshot.workers.signals import Signals
 
 EVALUATE, EVALUATED, DELIVER, OFFER = "evaluate", "evaluated", "deliver", "offer"
+TAIL = "tail"
 
 POLL_SECONDS = 0.5
 STANDBY_POLL_SECONDS = 1.0
@@ -46,10 +47,12 @@ class Line:
 
 
 def wake(signals: Signals, name: str) -> None:
-    """Wake a stage. What may be called may also be pulled."""
+    """Wake a stage. What may be called may also be pulled; what is appended is listened for."""
     signals.wake(name)
     if name == DELIVER:
         signals.wake(OFFER)
+    if name == EVALUATE:
+        signals.wake_here(TAIL)
 
 
 async def keep(name: str, line: Line, work: Callable[[], Awaitable[None]]) -> None:
@@ -154,7 +157,9 @@ async def _evaluate(
         EVENTS_LATE.inc(progress.late)
         RUNS_MADE.inc(progress.runs)
         if progress.events or progress.is_behind:
-            line.signals.wake_here(EVALUATED)
+            for name in (EVALUATED, TAIL):
+                line.signals.wake_here(name)
+                line.signals.wake_peer(name)
             events_max = min(events_max * 2, BATCH_EVENTS_MAX)
             carefully = carefully and events_max < BATCH_EVENTS_MAX
         if progress.runs:
@@ -182,10 +187,11 @@ async def deliver(line: Line, stage: Deliverer) -> None:
 
 
 async def rescue(line: Line) -> None:
-    """Give back lost leases every few seconds."""
+    """Give back lost leases every few seconds, and end what its owner has given up."""
     async with connection(line, application_name="upshot rescue") as conn:
         while not line.stopping.is_set():
             await maintain.rescue(conn, lambda: wake(line.signals, DELIVER))
+            await maintain.end_automations(line.database, lambda: wake(line.signals, EVALUATE))
             await pause_or_stop(line.stopping, RESCUE_SECONDS)
 
 

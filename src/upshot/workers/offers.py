@@ -9,6 +9,7 @@ from datetime import timedelta
 from upshot.core.errors import Overloaded
 from upshot.core.limits import CLAIMS_WAITING_MAX
 from upshot.pipeline.offer import Wanted, offer, take_back
+from upshot.pipeline.prepare import render_template
 from upshot.pipeline.render import Renderers
 from upshot.storage import queue
 from upshot.storage.queue import ClaimedRun
@@ -43,6 +44,14 @@ class Offers:
     def waiting(self) -> int:
         """How many workers have found nothing and wait."""
         return sum(waiting.is_idle for waiting in self._waiting)
+
+    async def rendered(self, template: str, *, parameter_schema: str | None) -> str:
+        """The parameters of a run, as JSON, before it is begun by who does not claim it here.
+
+        Raises:
+            RenderFailed: there are none, or they break the deployment's schema.
+        """
+        return await render_template(self._renderers, template, parameter_schema=parameter_schema)
 
     async def take(self, wanted: Wanted, *, wait: timedelta, is_gone: IsGone) -> list[ClaimedRun]:
         """Runs for a worker; after `wait` none. What it cannot take, being gone, is given back.

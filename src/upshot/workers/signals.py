@@ -1,9 +1,10 @@
-"""Hints that there is work: within the process at once, to other processes by NOTIFY."""
+"""Hints that there is work: at once within the process and to its peer, to others by NOTIFY."""
 
 import asyncio
+import socket
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import asyncpg
 
@@ -20,11 +21,21 @@ class Signals:
         self._soon: set[str] = set()
         self._to_tell: set[str] = set()
         self._has_to_tell = asyncio.Event()
+        self._peer: socket.socket | None = None
+        self._heard_of_peer = b""
+
+    def pair(self, peer: socket.socket) -> None:
+        """From now on the process at the other end is told whatever nobody listens for here."""
+        peer.setblocking(False)
+        self._peer = peer
+        asyncio.get_running_loop().add_reader(peer, self._hear_peer)
 
     def wake(self, name: str) -> None:
         """Wake who listens in this process; if nobody does, those in others."""
         if self._listening[name]:
             self.wake_here(name)
+        elif self._peer is not None:
+            self.wake_peer(name)
         else:
             self._to_tell.add(name)
             self._has_to_tell.set()
@@ -43,6 +54,22 @@ class Signals:
         """Wake who listens in this process, and nobody else."""
         for event in self._listening[name]:
             event.set()
+
+    def wake_peer(self, name: str) -> None:
+        """Wake who listens in the other process of this server, if there is one."""
+        if self._peer is not None:
+            # Full: it has enough to do as it is.
+            with suppress(BlockingIOError):
+                self._peer.send(name.encode() + b"\n")
+
+    def _hear_peer(self) -> None:
+        assert self._peer is not None
+        with suppress(BlockingIOError):
+            *names, self._heard_of_peer = (self._heard_of_peer + self._peer.recv(65536)).split(
+                b"\n"
+            )
+            for name in set(names):
+                self.wake_here(name.decode())
 
     @contextmanager
     def listening(self, name: str) -> Iterator[asyncio.Event]:

@@ -1,7 +1,7 @@
 """From the source's strings to leaves that can be rendered, each checked once."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 from jinja2 import nodes
@@ -13,8 +13,23 @@ from upshot.core.templates.environment import ENVIRONMENT
 from upshot.core.templates.faults import Path, Refused, TooLarge, shortened
 from upshot.core.templates.filters import LOOP_BOUND
 from upshot.core.templates.meter import Meter
-from upshot.core.templates.rendering import RESULT, Expression, Leaf, Literal, Lookup, Text
+from upshot.core.templates.rendering import (
+    RESULT,
+    Expression,
+    Json,
+    Leaf,
+    Literal,
+    Lookup,
+    Text,
+    json_value,
+)
 from upshot.core.templates.shapes import CONTEXT
+
+TEXT, JSON = "$text", "$json"
+FORMS = (TEXT, JSON)
+"""`{"$text": template}` is always text, `{"$json": template}` the value that its text writes."""
+
+AnyLeaf = TypeVar("AnyLeaf", bound=Leaf)
 
 
 class Compiling:
@@ -32,13 +47,17 @@ class Compiling:
             raise Invalid(f"The {reason}.", [Problem(loc, reason)])
         try:
             if isinstance(source, Mapping):
+                # At the top those are names of parameters like any other.
+                form = next((form for form in FORMS if loc and form in source), None)
+                if form is not None:
+                    return self._formed(form, source, loc)
                 keys = [self.meter.key(key) for key in source]
                 return {key: self.tree(source[key], (*loc, key), depth + 1) for key in keys}
             if isinstance(source, list | tuple):
                 self.meter.take(2)
                 return [self.tree(item, (*loc, i), depth + 1) for i, item in enumerate(source)]
             literal = Literal(loc, self.meter.plain(source))
-            return self._template(source, loc) if _has_jinja(source) else literal
+            return self._template(source, loc, _compiled) if _has_jinja(source) else literal
         except TooLarge:
             reason = f"the parameters are larger than {PARAMETERS_BYTES_MAX} bytes"
             raise Invalid(
@@ -51,13 +70,27 @@ class Compiling:
             self.problems.append(Problem(loc, shortened(str(error))))
         return None
 
-    def _template(self, source: str, loc: Path) -> Leaf:
+    def _formed(self, form: str, source: Mapping[str, Any], loc: Path) -> Leaf:
+        """A template that says what its text becomes."""
+        written = source[form]
+        if len(source) > 1 or not isinstance(written, str):
+            raise Refused(f"{form!r} stands alone in its object and has a template, a text")
+        if not _has_jinja(written):
+            value = json_value(written) if form == JSON else written
+            return Literal(loc, self.meter.plain(value))
+        self.meter.text(written)
+        text = self._template(written, loc, _text)
+        return Json(loc, text.template) if form == JSON else text
+
+    def _template(
+        self, source: str, loc: Path, compiled: Callable[[nodes.Template, Path], AnyLeaf]
+    ) -> AnyLeaf:
         if len(source) > TEMPLATE_CHARS_MAX:
             raise Refused(f"the template is longer than {TEMPLATE_CHARS_MAX} characters")
         try:
             parsed = ENVIRONMENT.parse(source)
             Checking(self.findings).check(parsed, CONTEXT)
-            return _compiled(parsed, loc)
+            return compiled(parsed, loc)
         except jinja2.TemplateSyntaxError as error:
             raise Refused(error.message or "cannot be read", error.lineno) from None
         except (RecursionError, MemoryError, SyntaxError):
@@ -72,11 +105,7 @@ def _has_jinja(source: Any) -> bool:
 def _compiled(parsed: nodes.Template, loc: Path) -> Leaf:
     expression = _lone_expression(parsed)
     if expression is None:
-        for loop in parsed.find_all(nodes.For):
-            loop.iter = nodes.Filter(
-                loop.iter, LOOP_BOUND, [], [], None, None, lineno=loop.iter.lineno
-            )
-        return Text(loc, ENVIRONMENT.from_string(parsed))
+        return _text(parsed, loc)
     lookup = _lookup(expression, loc)
     if lookup is not None:
         return lookup
@@ -84,6 +113,12 @@ def _compiled(parsed: nodes.Template, loc: Path) -> Leaf:
     assignment = nodes.Assign(nodes.Name(RESULT, "store", lineno=line), expression, lineno=line)
     assigned = nodes.Template([assignment], lineno=1)
     return Expression(loc, ENVIRONMENT.from_string(assigned))
+
+
+def _text(parsed: nodes.Template, loc: Path) -> Text:
+    for loop in parsed.find_all(nodes.For):
+        loop.iter = nodes.Filter(loop.iter, LOOP_BOUND, [], [], None, None, lineno=loop.iter.lineno)
+    return Text(loc, ENVIRONMENT.from_string(parsed))
 
 
 def _lone_expression(parsed: nodes.Template) -> nodes.Expr | None:

@@ -6,13 +6,14 @@ from types import TracebackType
 from typing import Any
 
 import jinja2
+import msgspec
 from jinja2.runtime import Context
 from jinja2.utils import missing
 
 from upshot.core.errors import Problem
 from upshot.core.limits import PARAMETERS_BYTES_MAX, RENDER_PROBLEMS_MAX
 from upshot.core.templates.environment import ENVIRONMENT, Missing
-from upshot.core.templates.faults import Path, TooLarge, render_failed, shortened
+from upshot.core.templates.faults import Path, TooLarge, Unfit, render_failed, shortened
 from upshot.core.templates.meter import Meter
 
 
@@ -67,17 +68,41 @@ class Text:
     template: jinja2.Template
 
     def render(self, rendering: "Rendering") -> str:
-        chunks: list[str] = []
-        room = rendering.meter.bytes_left
-        for chunk in self.template.root_render_func(rendering.jinja_context()):
-            room -= len(chunk)
-            if room < 0:
-                raise TooLarge
-            chunks.append(chunk)
-        return rendering.meter.text("".join(chunks))
+        return rendering.meter.text(_written(self.template, rendering))
 
 
-Leaf = Literal | Lookup | Expression | Text
+@dataclass(frozen=True, slots=True)
+class Json:
+    """What Jinja writes, read as JSON."""
+
+    loc: Path
+    template: jinja2.Template
+
+    def render(self, rendering: "Rendering") -> Any:
+        return rendering.meter.plain(json_value(_written(self.template, rendering)))
+
+
+Leaf = Literal | Lookup | Expression | Text | Json
+
+
+def json_value(text: str) -> Any:
+    """The value that a text of JSON writes; `Unfit` where it is none."""
+    try:
+        return msgspec.json.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise Unfit(f"the text is no JSON: {error}") from None
+
+
+def _written(template: jinja2.Template, rendering: "Rendering") -> str:
+    chunks: list[str] = []
+    room = rendering.meter.bytes_left
+    for chunk in template.root_render_func(rendering.jinja_context()):
+        room -= len(chunk)
+        if room < 0:
+            raise TooLarge
+        chunks.append(chunk)
+    return "".join(chunks)
+
 
 RESULT = "result"
 """Where Jinja leaves the value of a lone expression."""
@@ -129,7 +154,7 @@ def _reason(error: Exception, leaf: Leaf) -> str:
 
 def _line(traceback: TracebackType | None, leaf: Leaf) -> int:
     line = leaf.line if isinstance(leaf, Lookup) else 1
-    while traceback is not None and isinstance(leaf, Text | Expression):
+    while traceback is not None and isinstance(leaf, Text | Json | Expression):
         if traceback.tb_frame.f_globals is leaf.template.root_render_func.__globals__:
             line = leaf.template.get_corresponding_lineno(traceback.tb_lineno)
         traceback = traceback.tb_next

@@ -24,6 +24,7 @@ CONTEXT: Mapping[str, Shape] = {
     "events": Shape(items=_EVENT),
     "labels": ANYTHING,
     "trigger": Shape(fields=frozenset({"name", "id", "version"})),
+    "automation": Shape(fields=frozenset({"name", "id"})),
     "deployment": Shape(fields=frozenset({"name"})),
 }
 

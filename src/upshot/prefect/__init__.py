@@ -1,0 +1,1 @@
+"""What Prefect's own client needs of its server, translated to the same core and storage."""
