@@ -1,8 +1,7 @@
 """`python -m benchmarks [name ...]`: measure, show, and keep the results of a whole run."""
 
 import asyncio
-import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated
 
 import typer
@@ -10,10 +9,24 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import backtest, deliver, evaluate, growth, ingest, latency, report, singles, where
+from benchmarks import (
+    backtest,
+    deliver,
+    evaluate,
+    growth,
+    ingest,
+    latency,
+    memory,
+    product,
+    report,
+    singles,
+    start,
+    stored,
+    where,
+)
 from benchmarks.bench import Bench
 from benchmarks.figures import Measured
-from benchmarks.processes import Failed, child
+from benchmarks.processes import Failed, child, end_in_order
 
 BENCHMARKS: dict[str, Callable[[Bench], Awaitable[Measured]]] = {
     "ingest": ingest.measure,
@@ -23,8 +36,11 @@ BENCHMARKS: dict[str, Callable[[Bench], Awaitable[Measured]]] = {
     "latency": latency.measure,
     "triggers": growth.measure_triggers,
     "keys": growth.measure_keys,
+    "stored": stored.measure,
     "backtest": backtest.measure,
     "where": where.measure,
+    "memory": memory.measure,
+    "start": start.measure,
 }
 ROUNDS, ROUNDS_QUICK = 5, 2
 
@@ -56,13 +72,17 @@ def main(
         bool, typer.Option("--quick", help="Two rounds of a fifth of the work: a look.")
     ] = False,
 ) -> None:
-    """Measure this machine's figures. A whole run is kept in benchmarks/results."""
+    """Measure this machine's figures. A whole run of five rounds or more is kept in
+    benchmarks/results.
+    """
     chosen = names or list(BENCHMARKS)
     rounds = rounds or (ROUNDS_QUICK if quick else ROUNDS)
     told = {**report.machine(), **report.versions()}
-    console.print(", ".join(f"{name} {value}" for name, value in told.items()), "", sep="\n")
+    console.print(_listed(told))
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            postgres = runner.run(_settings())
+            console.print("", f"Postgres with {_listed(postgres)}", "", sep="\n")
             measured = runner.run(_measure(chosen, rounds=rounds, is_quick=quick))
     except Failed as failed:
         console.print(f"[red]The benchmark failed:[/] {failed}", soft_wrap=True)
@@ -70,13 +90,22 @@ def main(
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("Stopped; nothing is left running.")
         raise typer.Exit(130) from None
-    if chosen == list(BENCHMARKS) and not quick:
-        report.write(measured, rounds=rounds)
-        console.print("Written to benchmarks/results/latest.json and latest.md.")
+    if chosen == list(BENCHMARKS) and not quick and rounds >= ROUNDS:
+        report.write(measured, rounds=rounds, postgres=postgres)
+        console.print("Written to benchmarks/results/latest.json, latest.md and latest.svg.")
+
+
+def _listed(told: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in told.items())
+
+
+async def _settings() -> dict[str, str]:
+    end_in_order()
+    return await product.postgres_settings()
 
 
 async def _measure(names: list[str], *, rounds: int, is_quick: bool) -> list[Measured]:
-    _end_in_order()
+    end_in_order()
     measured = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     async with child("benchmarks.load") as load, child("benchmarks.runner") as runner:
@@ -95,22 +124,6 @@ async def _measure(names: list[str], *, rounds: int, is_quick: bool) -> list[Mea
                 progress.remove_task(task)
                 report.show(progress.console, measured[-1])
     return measured
-
-
-def _end_in_order() -> None:
-    """SIGINT and SIGTERM end the processes and remove the directories; a second one is ignored."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    ending = False
-
-    def end() -> None:
-        nonlocal ending
-        if not ending:
-            ending = True
-            task.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, end)
 
 
 if __name__ == "__main__":

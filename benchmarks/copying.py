@@ -56,6 +56,29 @@ def _row(event: bytes, now: datetime) -> tuple[object, ...]:
     )  # fmt: skip
 
 
+async def copy_history(upshot: Upshot, numbers: range) -> None:
+    """COPY events of these numbers into the server's own log; every two are of another user.
+
+    A commit holds as many as the server's greatest. The server evaluates them as any others.
+    """
+    sent = [event for _, event in story.events(Chapter(users=1, opened=0, completed=0))]
+    models = [_row(event, datetime.now(UTC)) for event in sent]
+    before = await upshot.events()
+    for at in range(0, len(numbers), COMMIT_EVENTS_MAX):
+        commit = numbers[at : at + COMMIT_EVENTS_MAX]
+        part = [_like(models[number % 2], user=number // 2) for number in commit]
+        await upshot.sql.copy_records_to_table("events", columns=COLUMNS, records=part)
+    await upshot.settle()
+    expect(await upshot.events() - before, len(numbers), "rows copied")
+
+
+def _like(row: tuple[object, ...], *, user: int) -> tuple[object, ...]:
+    """Another user's, and another event."""
+    occurred, _, follows, size, name, _, labels, related, payload = row
+    user_id = story.user_id(user)
+    return occurred, _ids(), follows, size, name, user_id, labels, related, payload
+
+
 @asynccontextmanager
 async def copying(upshot: Upshot) -> AsyncIterator[Copying]:
     """A freshly migrated database beside the server's own."""

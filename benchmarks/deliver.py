@@ -14,7 +14,7 @@ from upshot.core.limits import CONCURRENCY_DEFAULT
 
 USERS = 2_500
 CONCURRENCY = 64
-MARK = 800
+MARK = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,22 +55,18 @@ async def measure(bench: Bench) -> Measured:
     )
 
 
-def _figures(concurrency: int, rounds: list[_Round], *, mark: int | None) -> tuple[Figure, ...]:
+def _figures(concurrency: int, rounds: list[_Round], *, mark: float | None) -> tuple[Figure, ...]:
     delivered = tuple(one.delivered for one in rounds)
     bare = tuple(one.bare for one in rounds)
     at_a_time = f"{concurrency} at a time"
     return (
         Figure(
-            name=f"delivered, {at_a_time}",
-            unit=CALLS_PER_SECOND,
-            rounds=delivered,
-            at_least=mark,
-        ),
-        Figure(
             name=f"delivered, of a bare client's, {at_a_time}",
             unit=RATIO,
             rounds=ratios(delivered, bare),
+            at_least=mark,
         ),
+        Figure(name=f"delivered, {at_a_time}", unit=CALLS_PER_SECOND, rounds=delivered),
         Figure(name=f"bare client, {at_a_time}", unit=CALLS_PER_SECOND, rounds=bare),
     )
 

@@ -10,7 +10,7 @@ from benchmarks.product import Upshot
 from benchmarks.story import Chapter, Story
 
 USERS = 10_000
-MARK = 8_000
+MARK = 0.15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +38,12 @@ async def measure(bench: Bench) -> Measured:
         settings={**BATCHED, "events_per_round": 2 * users, "open_keys": users},
         figures=(
             Figure(
-                name="evaluated, end to end",
-                unit=EVENTS_PER_SECOND,
-                rounds=evaluated,
+                name="evaluated, of raw COPY",
+                unit=RATIO,
+                rounds=ratios(evaluated, copied),
                 at_least=MARK,
             ),
-            Figure(name="evaluated, of raw COPY", unit=RATIO, rounds=ratios(evaluated, copied)),
+            Figure(name="evaluated, end to end", unit=EVENTS_PER_SECOND, rounds=evaluated),
             Figure(name="raw COPY", unit=EVENTS_PER_SECOND, rounds=copied),
         ),
     )
@@ -57,8 +57,21 @@ async def _round(
     return _Round(evaluated=evaluated, copied=copied or await other.copy(chapter))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """Events a second of one chapter: until all are stored, and until the last of its runs."""
+
+    stored: float
+    evaluated: float
+
+
 async def events_per_second(bench: Bench, upshot: Upshot, chapter: Chapter) -> float:
     """Post the chapter; end to end, until the last of its runs can be seen."""
+    return (await tell(bench, upshot, chapter)).evaluated
+
+
+async def tell(bench: Bench, upshot: Upshot, chapter: Chapter) -> Told:
+    """Post the chapter, and wait until the last of its runs can be seen."""
     events, runs = await upshot.events(), await upshot.count("FROM runs")
     keys = await upshot.count(OPEN_KEYS)
     since = await upshot.sql.fetchval("SELECT clock_timestamp()")
@@ -69,4 +82,7 @@ async def events_per_second(bench: Bench, upshot: Upshot, chapter: Chapter) -> f
     expect(await upshot.events() - events, chapter.length, "events stored")
     expect(await upshot.count("FROM runs") - runs, chapter.users, "runs made")
     expect(await upshot.count(OPEN_KEYS), keys, "keys open")
-    return chapter.length / (ended_at - worked.started_at)
+    return Told(
+        stored=chapter.length / worked.seconds,
+        evaluated=chapter.length / (ended_at - worked.started_at),
+    )

@@ -24,6 +24,8 @@ RATIO = Unit("ratio", 2)
 CORES = Unit("cores", 2)
 MILLISECONDS = Unit("ms", 1)
 BYTES = Unit("bytes", 0)
+MEGABYTES = Unit("MB", 1)
+SECONDS = Unit("s", 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

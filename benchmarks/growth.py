@@ -34,7 +34,7 @@ async def measure_triggers(bench: Bench) -> Measured:
         title=f"{triggers:,} triggers of which one concerns each event, against 1",
         note="As `evaluate`, on two servers in turn. The triggers differ in the names they expect.",
         settings={**BATCHED, "events_per_round": 2 * users, "triggers": triggers},
-        figures=_figures(f"{triggers:,} triggers", others, "1 trigger", ones, mark=0.8),
+        figures=_figures(f"{triggers:,} triggers", others, "1 trigger", ones, mark=0.9),
     )
 
 
@@ -46,7 +46,7 @@ async def measure_keys(bench: Bench) -> Measured:
         other = _Side(await stack.enter_async_context(bench.shop(many, enabled=False)), many)
         size = await other.upshot.sql.fetchval("SELECT pg_total_relation_size('windows')")
         ones, others = await _rounds(bench, one, other, users, at_random=True)
-    figures = _figures(f"{keys:,} open keys", others, f"{KEYS_FEW:,} open keys", ones, mark=0.7)
+    figures = _figures(f"{keys:,} open keys", others, f"{KEYS_FEW:,} open keys", ones, mark=0.8)
     per_key = Figure(name="on disk for each open key", unit=BYTES, rounds=(size / keys,))
     return Measured(
         name="keys",

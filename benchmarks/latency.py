@@ -11,7 +11,7 @@ from benchmarks.story import Chapter, Story
 PER_SECOND = 100
 SECONDS = 20
 CONNECTIONS = 16
-MARK_P50, MARK_P99 = 15, 60
+MARK_P50, MARK_P99 = 8, 30
 
 
 async def measure(bench: Bench) -> Measured:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -31,6 +32,22 @@ def expect(found: object, wanted: object, what: str) -> None:
     """
     if found != wanted:
         raise Failed(f"{what}: {wanted} expected, {found} found")
+
+
+def end_in_order() -> None:
+    """SIGINT and SIGTERM end the processes and remove the directories; a second one is ignored."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    ending = False
+
+    def end() -> None:
+        nonlocal ending
+        if not ending:
+            ending = True
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, end)
 
 
 class Ready(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,12 +25,29 @@ DONE_WITHIN_SECONDS = 120.0
 POLL_SECONDS = 0.01
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """An `upshot serve` that is ready, so many seconds after it was started."""
+
+    process: asyncio.subprocess.Process
+    port: int
+    http: aiohttp.ClientSession
+    seconds: float
+
+
 class Upshot:
-    """A running server: its API, and its database to count in."""
+    """A running server: its API, and its database to count in. `pid` is that of `upshot serve`."""
 
     def __init__(
-        self, *, port: int, http: aiohttp.ClientSession, sql: asyncpg.Connection, postgres: str
+        self,
+        *,
+        pid: int,
+        port: int,
+        http: aiohttp.ClientSession,
+        sql: asyncpg.Connection,
+        postgres: str,
     ) -> None:
+        self.pid = pid
         self.port = port
         self.sql = sql
         self.postgres = postgres
@@ -108,31 +126,70 @@ async def until(is_so: Callable[[], Awaitable[bool]], what: str) -> float:
 @asynccontextmanager
 async def serving() -> AsyncIterator[Upshot]:
     """`upshot serve` on an empty data directory that is removed afterwards."""
-    with _temporary_data_dir() as data_dir, closing(embedded.start(data_dir)) as postgres:
-        # Postgres is claimed before the server starts, and so stopped even if that is killed.
-        port = _free_port()
-        with (data_dir / "server.log").open("w+b") as log:
-            async with (
-                running(
-                    [sys.executable, "-m", "upshot", "serve"],
-                    env=_environment(port=port, data_dir=data_dir),
-                    cwd=data_dir,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                ) as process,
-                aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http,
-            ):
-                await _until_ready(process, http, log)
-                sql = await asyncpg.connect(postgres.url)
-                try:
-                    yield Upshot(port=port, http=http, sql=sql, postgres=postgres.url)
-                finally:
-                    await sql.close(timeout=5)
+    with data_directory() as data_dir:
+        async with serving_in(data_dir) as upshot:
+            yield upshot
+
+
+@asynccontextmanager
+async def serving_in(data_dir: Path) -> AsyncIterator[Upshot]:
+    """`upshot serve` on a data directory that is kept."""
+    # Postgres is claimed before the server starts, and so stopped even if that is killed.
+    with closing(embedded.start(data_dir)) as postgres:
+        async with started(data_dir) as server:
+            sql = await asyncpg.connect(postgres.url)
+            try:
+                yield Upshot(
+                    pid=server.process.pid,
+                    port=server.port,
+                    http=server.http,
+                    sql=sql,
+                    postgres=postgres.url,
+                )
+            finally:
+                await sql.close(timeout=5)
+
+
+@asynccontextmanager
+async def started(data_dir: Path) -> AsyncIterator[Server]:
+    """`upshot serve` alone, which starts its Postgres and stops it, unless that is claimed."""
+    port = free_port()
+    with (data_dir / "server.log").open("w+b") as log:
+        started_at = time.monotonic()
+        async with (
+            running(
+                [sys.executable, "-m", "upshot", "serve"],
+                env=_environment(port=port, data_dir=data_dir),
+                cwd=data_dir,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            ) as process,
+            aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http,
+        ):
+            await _until_ready(process, http, log)
+            seconds = time.monotonic() - started_at
+            yield Server(process=process, port=port, http=http, seconds=seconds)
+
+
+async def postgres_settings() -> dict[str, str]:
+    """Those of the embedded Postgres that Upshot sets to something else than Postgres would."""
+    with data_directory() as data_dir, closing(embedded.start(data_dir)) as postgres:
+        sql = await asyncpg.connect(postgres.url)
+        try:
+            rows = await sql.fetch(
+                "SELECT name, current_setting(name) AS value FROM pg_settings "
+                "WHERE sourcefile LIKE '%/upshot.conf' AND setting IS DISTINCT FROM boot_val "
+                "ORDER BY name"
+            )
+        finally:
+            await sql.close(timeout=5)
+    return {row["name"]: row["value"] or "''" for row in rows}
 
 
 @contextmanager
-def _temporary_data_dir() -> Iterator[Path]:
+def data_directory() -> Iterator[Path]:
+    """A temporary one."""
     data_dir = Path(tempfile.mkdtemp(prefix="upshot-bench-"))
     try:
         # As root, Postgres runs as another user, who must be able to enter.
@@ -148,7 +205,7 @@ def _environment(*, port: int, data_dir: Path) -> dict[str, str]:
     return {**kept, "UPSHOT_PORT": str(port), "UPSHOT_DATA_DIR": str(data_dir)}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as bound:
         port: int = bound.getsockname()[1]
         return port
@@ -165,6 +222,6 @@ async def _until_ready(
                     return
         except aiohttp.ClientError:
             pass
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(POLL_SECONDS)
     log.seek(0)
     raise Failed(f"upshot serve did not become ready: {log.read().decode()[-2000:]}")

@@ -1,9 +1,9 @@
-"""The results: on the screen, as JSON, and as Markdown. No names of machines, no paths."""
+"""The results: on the screen, as JSON, Markdown and a picture. No names of machines, no paths."""
 
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.figures import Figure, Measured
+from benchmarks import picture
+from benchmarks.figures import RATIO, Figure, Measured
 from upshot import __version__
 from upshot.storage import embedded
 
@@ -50,8 +51,14 @@ def show(console: Console, measured: Measured) -> None:
     console.print(table, "", sep="\n")
 
 
-def write(measured: Sequence[Measured], *, rounds: int, folder: Path = RESULTS) -> None:
-    """Write `latest.json` and `latest.md`."""
+def write(
+    measured: Sequence[Measured],
+    *,
+    rounds: int,
+    postgres: Mapping[str, str],
+    folder: Path = RESULTS,
+) -> None:
+    """Write `latest.json`, `latest.md` and `latest.svg`. `postgres`: the settings it ran with."""
     folder.mkdir(exist_ok=True)
     taken = datetime.now(UTC).date().isoformat()
     document = {
@@ -59,10 +66,13 @@ def write(measured: Sequence[Measured], *, rounds: int, folder: Path = RESULTS) 
         "rounds": rounds,
         "machine": machine(),
         "versions": versions(),
+        "postgres_settings": dict(postgres),
         "benchmarks": [_document(one) for one in measured],
     }
     (folder / "latest.json").write_text(json.dumps(document, indent=2) + "\n")
-    (folder / "latest.md").write_text(_markdown(measured, taken=taken, rounds=rounds))
+    text = _markdown(measured, taken=taken, rounds=rounds, postgres=postgres)
+    (folder / "latest.md").write_text(text)
+    (folder / "latest.svg").write_text(picture.draw(_bars(measured)))
 
 
 def _document(measured: Measured) -> dict[str, Any]:
@@ -87,7 +97,26 @@ def _document(measured: Measured) -> dict[str, Any]:
     }
 
 
-def _markdown(measured: Sequence[Measured], *, taken: str, rounds: int) -> str:
+def _bars(measured: Sequence[Measured]) -> list[picture.Bar]:
+    """Of each ratio that is held to a mark."""
+    return [
+        picture.Bar(
+            benchmark=one.name,
+            name=figure.name,
+            value=figure.median,
+            low=figure.low,
+            high=figure.high,
+            mark=figure.at_least,
+        )
+        for one in measured
+        for figure in one.figures
+        if figure.unit is RATIO and figure.at_least is not None
+    ]
+
+
+def _markdown(
+    measured: Sequence[Measured], *, taken: str, rounds: int, postgres: Mapping[str, str]
+) -> str:
     told = {**machine(), **versions()}
     lines = [
         "# What `make bench` measured",
@@ -96,6 +125,12 @@ def _markdown(measured: Sequence[Measured], *, taken: str, rounds: int) -> str:
         "(lowest to highest). `README.md` in the folder above says what is measured how.",
         "",
         ", ".join(f"{name} {value}" for name, value in told.items()) + ".",
+        "",
+        "Upshot's settings are its defaults. Those of its Postgres that are not Postgres': "
+        + ", ".join(f"`{name} = {value}`" for name, value in postgres.items())
+        + ".",
+        "",
+        "![Each marked ratio as a bar, and its mark as a line](latest.svg)",
     ]
     for one in measured:
         settings = ", ".join(f"{value:,} {name}" for name, value in _named(one))
