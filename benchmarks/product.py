@@ -201,7 +201,9 @@ def data_directory() -> Iterator[Path]:
 
 def _environment(*, port: int, data_dir: Path) -> dict[str, str]:
     """Nothing but defaults, whatever the shell has set."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("UPSHOT_")}
+    # What is started again and again should not be compiled as often.
+    others = ("UPSHOT_", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     return {**kept, "UPSHOT_PORT": str(port), "UPSHOT_DATA_DIR": str(data_dir)}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from upshot.settings import Settings
+from upshot.storage.embedded.cluster import SETTINGS
 
 ROOT = Path(__file__).parents[1]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
@@ -154,10 +156,27 @@ def test_the_server_waits_for_the_migration_and_the_migration_for_the_database()
 
 def test_the_database_of_the_composition_is_durable_and_cannot_be_reached_from_outside() -> None:
     database = COMPOSE["services"]["database"]
-    assert {"fsync=on", "synchronous_commit=on", "full_page_writes=on"} <= set(database["command"])
+    assert {"fsync=on", "synchronous_commit=on", "full_page_writes=on"} <= composed_settings()
     assert "ports" not in database
     assert all(COMPOSE["networks"][network]["internal"] for network in database["networks"])
     assert database["volumes"]
+
+
+def test_both_postgres_are_tuned_alike_and_the_docs_say_how() -> None:
+    embedded = re.findall(r"^(\w+) = ([^'\n]+)$", SETTINGS, re.M)
+    # Where it listens, what it logs and when it gives up on a client are not tuning.
+    elsewhere = re.compile("port|listen_|unix_|log_|statement_|idle_")
+    tuned = {f"{name}={value}" for name, value in embedded if not elsewhere.match(name)}
+    assert composed_settings() == tuned
+    page = (ROOT / "docs" / "operations.md").read_text()
+    assert {one for one in tuned if f"`{one.replace('=', ' = ')}`" not in page} == set()
+
+
+def composed_settings() -> set[str]:
+    program, *options = shlex.split(COMPOSE["services"]["database"]["command"])
+    assert program == "postgres"
+    assert set(options[::2]) == {"-c"}
+    return set(options[1::2])
 
 
 def test_every_setting_that_a_deployment_file_uses_exists() -> None:

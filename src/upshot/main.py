@@ -6,33 +6,23 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
-from uuid import UUID
 
 import structlog
-import uvicorn
 import uvloop
-from fastapi import FastAPI
 
 from upshot import __version__, supervisor
-from upshot.api.app import create_app, create_health_app
-from upshot.api.services import Services
 from upshot.core.errors import UpshotError
-from upshot.core.intake import NewEvent
-from upshot.core.limits import SOCKET_MESSAGE_BYTES_MAX
 from upshot.core.networks import NetworkPolicy
 from upshot.pipeline.call import Caller
 from upshot.pipeline.deliver import Deliverer
-from upshot.pipeline.ingest import Ingest, Result
+from upshot.pipeline.ingest import Ingest
 from upshot.pipeline.maintain import Retention
 from upshot.pipeline.render import Renderers
 from upshot.prefect import lost_runs
-from upshot.prefect.app import mount
-from upshot.prefect.protocol import SocketProtocol
 from upshot.settings import LOOPBACK_HOSTS, STAGES, Settings, Stage
 from upshot.storage import api_keys, embedded
 from upshot.storage import log as event_log
@@ -43,10 +33,8 @@ from upshot.workers.offers import Offers
 from upshot.workers.signals import Signals
 
 INGEST_WRITERS = 2
-HTTP_GRACE_SECONDS = 8
 BACKLOG = 2048
 GC_THRESHOLDS = (100_000, 50, 100)
-KEEP_ALIVE_SECONDS = 65  # longer than clients and proxies keep idle connections
 WATCH_SECONDS = 1.0
 
 API: tuple[Stage, ...] = ("api",)
@@ -98,23 +86,6 @@ class Server:
         """Whether another process hears of signals, and tells this one."""
         return self._ties is not None
 
-    def app(self) -> FastAPI:
-        """The HTTP API, or without that stage what tells how this process is."""
-        services = Services(
-            settings=self.settings,
-            database=self.database,
-            ingest=_Posting(self.ingest, self._line),
-            offers=self._offers,
-            wake=partial(loops.wake, self.signals),
-            not_ready=self.not_ready,
-            now=lambda: datetime.now(UTC),
-        )
-        if "api" not in self.stages:
-            return create_health_app(services)
-        app = create_app(services)
-        mount(app, self._line)
-        return app
-
     def not_ready(self) -> str | None:
         """Why requests cannot be served now; None when they can."""
         if not self._is_peer_ready:
@@ -132,6 +103,7 @@ class Server:
         if self._ties is not None:
             self.signals.pair(self._ties.peer)
             asyncio.get_running_loop().add_reader(self._ties.alive, self._die)
+        # HTTP first: while it is imported, the other process starts Postgres and migrates it.
         http = asyncio.create_task(self._serve_http())
         http.add_done_callback(lambda _: self.stopping.set())
         http.add_done_callback(lambda _: self._http_closed.set())
@@ -291,23 +263,18 @@ class Server:
             await self.stopping.wait()
             return
         bound = self._bound or _bind(self.settings.host, self.settings.port)
-        server = _HttpServer(
-            uvicorn.Config(
-                self.app(),
-                loop="none",
-                http="httptools",
-                ws=SocketProtocol,
-                ws_max_size=SOCKET_MESSAGE_BYTES_MAX,
-                # A few compressed bytes could become any number.
-                ws_per_message_deflate=False,
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=HTTP_GRACE_SECONDS,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            )
+        # A third of all there is to import, and one of the two processes does without.
+        from upshot.serving import app_of, http_server
+
+        app = app_of(
+            self.settings,
+            has_api="api" in self.stages,
+            line=self._line,
+            ingest=self.ingest,
+            offers=self._offers,
+            not_ready=self.not_ready,
         )
+        server = http_server(app)
         host, port = bound.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         log.info("listening", url=url, **({"docs": f"{url}/docs"} if "api" in self.stages else {}))
@@ -319,30 +286,8 @@ class Server:
         await serving
 
 
-@dataclass(frozen=True, slots=True)
-class _Posting:
-    """What the API needs of the line: to append events, and to wait until they are evaluated."""
-
-    stage: Ingest
-    line: loops.Line
-
-    async def append(self, events: Sequence[NewEvent]) -> list[Result]:
-        return await self.stage.append(events)
-
-    async def evaluated(self, ids: Sequence[UUID], within: timedelta) -> bool:
-        return await loops.evaluated(self.line, ids, within=within)
-
-
 class _Unmigrated(UpshotError):
     """The database has another schema than this version's."""
-
-
-class _HttpServer(uvicorn.Server):
-    """Leaves signals to us: the stages have to stop as well, in order."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def _bind(host: str, port: int) -> socket.socket:

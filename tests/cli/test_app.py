@@ -77,3 +77,12 @@ def test_the_command_starts_without_loading_the_server() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     assert {"upshot.main", "fastapi", "alembic", "sqlalchemy"}.isdisjoint(loaded)
+
+
+def test_what_a_process_without_the_api_loads() -> None:
+    """The supervisor loads it before it forks; the rest is loaded where it is used."""
+    code = "import sys; import upshot.main; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert {"fastapi", "starlette", "uvicorn", "alembic"}.isdisjoint(loaded)

@@ -19,7 +19,12 @@ from upshot.cli.entry import main as upshot
 
 ROOT = Path(__file__).parents[2]
 LINE_BYTES_MAX = 2**20
-IMPORTED_BEFORE = ("upshot.cli.app", "upshot.main", "uvicorn.protocols.http.httptools_impl")
+IMPORTED_BEFORE = (
+    "upshot.cli.app",
+    "upshot.main",
+    "upshot.serving",
+    "uvicorn.protocols.http.httptools_impl",
+)
 
 
 class Forked:

@@ -209,9 +209,12 @@ async def serving(
     only: str | None = None,
     data_dir: Path | None = None,
     port: int = 0,
+    log_level: str = "info",
 ) -> AsyncIterator[Server]:
     """A server that is ready, on a port of its own; killed at the end if it still runs."""
-    async with starting(database_url, only=only, data_dir=data_dir, port=port) as server:
+    async with starting(
+        database_url, only=only, data_dir=data_dir, port=port, log_level=log_level
+    ) as server:
         await server.ready()
         yield server
 
@@ -223,9 +226,10 @@ async def starting(
     only: str | None = None,
     data_dir: Path | None = None,
     port: int = 0,
+    log_level: str = "info",
 ) -> AsyncIterator[Server]:
     """A server that listens, and may not be ready."""
-    options = ["--port", str(port)]
+    options = ["--port", str(port), "--log-level", log_level]
     options += ["--database-url", database_url] if database_url else []
     options += ["--only", only] if only else []
     options += ["--data-dir", str(data_dir)] if data_dir else []

@@ -78,14 +78,14 @@ async def test_two_deliverers_together_keep_to_max_concurrency(database_url: str
     async with (
         Receiver(counted) as runner,
         serving(database_url, only="api,evaluate") as server,
-        serving(database_url, only="deliver") as first,
+        serving(database_url, only="deliver", log_level="debug") as first,
     ):
         await server.api.deploy("d", runner.url, max_concurrency=3)
         await server.api.trigger("t", deployment="d", expect=["go"])
         events = [{"event": "go", "resource": {"id": str(n)}} for n in range(150)]
         await server.api.post(*events[:80])
         await runner.called(3)
-        async with serving(database_url, only="deliver") as second:
+        async with serving(database_url, only="deliver", log_level="debug") as second:
             posted = await server.api.post(*events[80:])
             await runner.called(len(runner.calls) + 20)
             # Draining, the first still counts; from then on the second has it all to itself.

@@ -55,7 +55,7 @@ async def test_a_process_that_is_killed_is_started_again(database_url: str) -> N
             os.kill(process, signal.SIGKILL)
 
         async def are_both_buried() -> bool:
-            ended = [line for line in server.log if line["event"] == "process_ended"]
+            ended = [line for line in server.log if line.get("event") == "process_ended"]
             return len(ended) == 2
 
         await until(are_both_buried)

@@ -177,6 +177,27 @@ async def test_a_run_whose_runner_was_never_reached_says_so_and_that_no_retries_
     assert len(error) > len("; no retries are left")
 
 
+async def test_it_says_when_the_last_call_under_way_has_ended(
+    database: Database, line: Line
+) -> None:
+    first_may_end, last_may_end = asyncio.Event(), asyncio.Event()
+    script = reply_after(first_may_end), reply_after(last_may_end)
+    async with Receiver(*script) as runner:
+        await deploy(database, "d", runner.url)
+        run_ids = [await make_run(line.conn) for _ in script]
+        assert line.deliverer.all_ended.is_set()
+        await line.deliverer.turn(line.conn)
+        await runner.called(2)
+        first_may_end.set()
+        await line.ended.wait()
+        assert not line.deliverer.all_ended.is_set()
+        last_may_end.set()
+        async with asyncio.timeout(20):
+            await line.deliverer.all_ended.wait()
+        await line.deliverer.turn(line.conn)
+        assert [await state_of(line.conn, run_id) for run_id in run_ids] == ["completed"] * 2
+
+
 async def test_leases_of_calls_under_way_are_renewed(database: Database, line: Line) -> None:
     async with Receiver(hang()) as runner:
         await deploy(database, "d", runner.url)
@@ -353,7 +374,7 @@ async def make_run(
         template=None,
         error=None,
     )
-    await queue.create(conn, [run], now=now)
+    await queue.create(conn, [run])
     return run.id
 
 

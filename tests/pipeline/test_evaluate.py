@@ -157,7 +157,9 @@ async def test_batches_cut_anywhere_make_the_same_runs(
     for start in range(0, len(steps), 20):
         await shop.append_slowly(conn, steps[start : start + 20], open_seconds=0)
     evaluator = await Evaluator.load(reading, key_retention=RETENTION)
-    while (await evaluator.turn(events_max=chance.randint(1, 30))).events:
+    while (
+        await evaluator.turn(events_max=chance.randint(1, 30), part_max=chance.randint(1, 10))
+    ).events:
         # As good as a restart: what is held in memory is read again.
         evaluator = await Evaluator.load(reading, key_retention=RETENTION)
     fired_by = await shop.events_with_runs(reading)

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from tests.api.conftest import Api, MakeApi, make_api, serve, share_routes
 from tests.prefect.clients import client
-from upshot.prefect.app import mount
+from upshot.prefect.app import MadeWhenAsked, mount
 
 __all__ = ["client", "make_api"]
 
@@ -34,7 +34,7 @@ def prefect_of(app: FastAPI) -> FastAPI:
     (mounted,) = [route for route in app.routes if getattr(route, "path", None) == "/api"]
     inner: Any = getattr(mounted, "app")  # noqa: B009
     while not isinstance(inner, FastAPI):
-        inner = inner._app
+        inner = inner.made() if isinstance(inner, MadeWhenAsked) else inner._app
     return inner
 
 

@@ -142,6 +142,7 @@ async def _evaluate(bench: Timed, chance: random.Random, *, until: datetime) -> 
     while is_behind:
         progress = await bench.turn(
             events_max=chance.randint(1, 4),
+            part_max=chance.randint(1, 4),
             due_max=await _due_together(bench, chance.randint(1, 3)),
             carefully=chance.random() < 0.3,
             decide_until=until,

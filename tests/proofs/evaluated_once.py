@@ -34,7 +34,9 @@ async def prove(database: Database, *, posts_each: int, seed: int) -> int:
         evaluator = await Evaluator.load(evaluating, key_retention=timedelta(days=90))
         chance, idle = random.Random(seed), 0
         while not (writing.done() and idle):
-            progress = await evaluator.turn(events_max=chance.choice((7, 50, 500)))
+            progress = await evaluator.turn(
+                events_max=chance.choice((7, 50, 500)), part_max=chance.choice((3, 20, 500))
+            )
             idle = 0 if progress.events else idle + 1
         written = await writing
         await foreign.execute("ROLLBACK")

@@ -158,7 +158,7 @@ async def make_runs(conn: asyncpg.Connection, count: int) -> Sequence[UUID]:
     """Runs that are due now."""
     now = await conn.fetchval("SELECT now()")
     runs = [_due(now) for _ in range(count)]
-    await queue.create(conn, runs, now=now)
+    await queue.create(conn, runs)
     return [run.id for run in runs]
 
 

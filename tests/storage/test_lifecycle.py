@@ -46,7 +46,7 @@ async def make(conn: asyncpg.Connection, count: int, **more: Any) -> list[NewRun
     }
     runs = [NewRun(id=uuid4(), scheduled_at=now, **fields) for _ in range(count)]
     async with conn.transaction():
-        await queue.create(conn, runs, now=now)
+        await queue.create(conn, runs)
     return runs
 
 

@@ -1,13 +1,13 @@
 """Runs of one key that may not overlap: skipped, or one after another, whoever makes them."""
 
 import asyncio
-from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from tests.storage.test_queue import claim, deploy, finish, state_of
 from upshot.core.limits import LEASE
@@ -32,6 +32,7 @@ async def make(
 ) -> list[UUID]:
     """A run that is due for each of these keys, made by one transaction."""
     now = await conn.fetchval("SELECT now()")
+    there = await queue.defaults_of(conn, [deployment])
     first = NewRun(
         id=uuid4(),
         scheduled_at=now,
@@ -48,10 +49,11 @@ async def make(
         parameters="{}",
         template=None,
         error=None,
+        may_overlap=all(row["overlap"] == "allow" for row in there),
     )
     made = [replace(first, id=uuid4(), key=key) for key in keys]
     async with conn.transaction():
-        await queue.create(conn, made, now=now)
+        await queue.create(conn, made)
     return [run.id for run in made]
 
 

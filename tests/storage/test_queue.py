@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from upshot.core.delivery import Pull, Webhook
 from upshot.core.limits import LEASE
@@ -234,6 +234,36 @@ async def test_a_claim_reads_a_long_queue_by_its_indexes(
     assert "Seq Scan on run_queue" not in plan
 
 
+async def test_a_queue_that_was_empty_when_its_plans_were_made_is_reached_by_its_keys(
+    database: Database,
+) -> None:
+    conn = await database.connect(**queue.CLAIMER_SETTINGS)
+    await conn.execute("VACUUM ANALYZE run_queue")
+    await deploy(database, "d", max_concurrency=20)
+    await conn.execute(f"PREPARE claim (int, interval, text, text[], text) AS {queue.CLAIM}")
+    claim_20 = "EXECUTE claim (20, '30 s', 'webhook', NULL, NULL)"
+    await conn.execute(claim_20)
+    await make_runs(conn, "d", due_in=[-1] * 5_000)
+    explained = await conn.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {claim_20}")
+    plan = json.loads(explained)[0]["Plan"]
+    assert plan["Actual Rows"] == 20
+    # To pass the whole queue once reads 5,000 rows.
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 2_000
+    await conn.close()
+
+
+async def test_plans_are_made_anew(database: Database) -> None:
+    conn = await database.connect(**queue.CLAIMER_SETTINGS)
+    await deploy(database, "d")
+    statement = await conn.prepare(queue.CLAIM)
+    await statement.fetch(1, timedelta(seconds=30), "webhook", None, None)
+    assert await statement.fetch(1, timedelta(seconds=30), "webhook", None, None) == []
+    await queue.plan_anew(conn)
+    await make_runs(conn, "d", due_in=[-1])
+    assert len(await statement.fetch(1, timedelta(seconds=30), "webhook", None, None)) == 1
+    await conn.close()
+
+
 async def test_what_is_offered_is_counted_up_to_the_room_there_is_by_the_same_indexes(
     database: Database, conn: asyncpg.Connection
 ) -> None:
@@ -301,7 +331,7 @@ async def make_runs(
         )
         for seconds in due_in
     ]
-    await queue.create(conn, runs, now=now)
+    await queue.create(conn, runs)
     return [run.id for run in runs]
 
 

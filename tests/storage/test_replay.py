@@ -170,6 +170,32 @@ async def test_names_that_nobody_wants_come_without_their_text(
     assert (unwanted["follows"], unwanted["received_at"]) == (UUID(int=99), at(0))
 
 
+async def test_what_nobody_wants_is_left_out_where_it_may_be_and_counted(
+    conn: asyncpg.Connection, reader: asyncpg.Connection
+) -> None:
+    for number, name in enumerate("abbabbb", start=1):
+        await append(conn, number, minutes=-number, name=name)
+    stretches = await read_all(reader, names=[parse_pattern("a")], is_whole=False, limit=5)
+    assert [_sent(stretch) for stretch in stretches] == [[(1, 1), (4, 4), (5, 5)], [(7, 2)]]
+    assert [stretch.after is None for stretch in stretches] == [False, True]
+    (row,) = stretches[1].rows
+    assert (row["received_at"], row["reached_at"]) == (at(-7), at(-6))
+
+
+async def test_nothing_is_left_out_behind_an_event_that_follows_another(
+    conn: asyncpg.Connection, reader: asyncpg.Connection
+) -> None:
+    for number in range(1, 7):
+        await append(conn, number, name="b", follows=UUID(int=9) if number == 3 else None)
+    (stretch,) = await read_all(reader, names=[parse_pattern("a")], is_whole=False, limit=10)
+    assert _sent(stretch) == [(number, number) for number in (3, 4, 5, 6)]
+
+
+def _sent(stretch: Stretch) -> list[tuple[int, int]]:
+    """Each row's event, and the how manieth of the stretch it is."""
+    return [(row["id"].int, row["number"]) for row in stretch.rows]
+
+
 async def test_only_the_asked_resources_are_read(
     conn: asyncpg.Connection, reader: asyncpg.Connection
 ) -> None:
@@ -208,12 +234,15 @@ async def test_the_span_is_found_and_read_without_what_is_outside_of_it(
     since, until = at(100), at(101)
     span = await replay.span_of(reader, since=since, until=until)
     assert (span.xid_from, span.xid_until) == (1000 + 99 * 60, 1000 + 102 * 60)
+    for query in (replay.FROM_XID, replay.UNTIL_XID):
+        assert _rows_looked_at(await _plan(reader, query, since)) <= 200
     plan = await _plan(reader, replay.READ, since, until, span.xid_from, 0, 10**6, [], ["%"], 1_000,
-                       span.xid_until)  # fmt: skip
+                       span.xid_until, False)  # fmt: skip
     assert "xid_position_idx" in plan
     assert "Seq Scan" not in plan
     assert _rows_looked_at(plan) <= 180 + 2
-    plan = await _plan(reader, replay.READ_OF_RESOURCES, *DAY, 0, 0, 10**6, [], ["%"], 10, ["7"])
+    plan = await _plan(reader, replay.READ_OF_RESOURCES, *DAY, 0, 0, 10**6, [], ["%"], 10, ["7"],
+                       True)  # fmt: skip
     assert "hashtextextended_position_idx" in plan
     assert "Seq Scan" not in plan
     assert _rows_looked_at(plan) <= 200 + 10 + 2

@@ -13,12 +13,13 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql.base import ischema_names
 
 from tests.conftest import address_of
 from upshot.core.windows import AfterWindow, Counting, Opened, Seen, decode_window
-from upshot.storage.database import Database
+from upshot.storage.database import Database, WrongDatabase
 from upshot.storage.schema import PgSnapshot, Xid8, metadata
 
 pytestmark = pytest.mark.anyio
@@ -52,6 +53,27 @@ async def test_migrating_again_changes_nothing(database: Database) -> None:
     assert await database.is_migrated()
     await database.migrate()
     assert await database.is_migrated()
+
+
+async def test_a_database_without_a_schema_has_no_revision(postgres: str) -> None:
+    database = Database(lambda: address_of(postgres, "postgres"))
+    assert await database.revision() is None
+    assert not await database.is_migrated()
+    await database.close()
+
+
+async def test_the_newest_revision_is_the_one_that_alembic_finds(database: Database) -> None:
+    with as_file(files("upshot") / "migrations") as location:
+        head = ScriptDirectory(str(location)).get_current_head()
+    assert await database.revision() == head
+
+
+async def test_a_schema_of_a_newer_version_is_left_alone(at_0001: Database) -> None:
+    conn = await at_0001.connect()
+    await conn.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(WrongDatabase, match="schema 9999, which this version does not know"):
+        await at_0001.migrate()
+    await conn.close()
 
 
 async def test_commits_are_durable_whatever_the_clusters_defaults(

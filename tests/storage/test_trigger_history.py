@@ -136,3 +136,13 @@ async def test_what_is_looked_up_is_found_by_an_index(
     plan = "\n".join(row[0] for row in await reader.fetch(f"EXPLAIN {query}", *arguments))
     assert index in plan
     assert "Seq Scan on events" not in plan
+
+
+async def test_a_floor_is_found_in_the_order_of_the_index(reader: asyncpg.Connection) -> None:
+    await append_many(reader, 5_000)
+    for query, arguments in (
+        (trigger_history.FLOOR, (2**62, 0, 100)),
+        (trigger_history.FLOOR_OF_RESOURCE, (2**62, 0, 10, "r-7")),
+    ):
+        plan = "\n".join(row[0] for row in await reader.fetch(f"EXPLAIN {query}", *arguments))
+        assert "->  Sort  (" not in plan

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from upshot.storage import log, windows
 from upshot.storage.windows import StoredWindow
@@ -21,17 +21,26 @@ NOW = datetime.now(UTC)
 async def test_windows_are_loaded_by_trigger_node_and_key(conn: asyncpg.Connection) -> None:
     key, other = uuid4(), uuid4()
     await windows.save(
-        conn, [window(1, key), window(1, other), window(2, key), window(2, key, node=5)]
+        conn,
+        [
+            window(1, key, state="[1]"),
+            window(1, other, state="[2]"),
+            window(2, key, state="[3]"),
+            window(2, key, node=5, state="[4]"),
+        ],
     )
     rows = await windows.load(
         conn, numbers=[2, 2, 1, 3, 1], nodes=[0, 5, 0, 0, 5], hashes=[key, key, other, key, key]
     )
-    assert {(row["trigger_number"], row["node"], row["key_hash"]) for row in rows} == {
-        (2, 0, key),
-        (2, 5, key),
-        (1, 0, other),
-    }
-    assert {row["key"] for row in rows} == {'["1"]'}
+    assert {(row["place"], row["state"]) for row in rows} == {(1, "[3]"), (2, "[4]"), (3, "[2]")}
+
+
+async def test_windows_made_are_stored_once(conn: asyncpg.Connection) -> None:
+    made = [window(1, uuid4()), window(1, uuid4(), node=1, deadline=5, alarms=True)]
+    await windows.create(conn, made)
+    assert await stored(conn) == set(made)
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await windows.create(conn, made[1:])
 
 
 async def test_a_window_saved_again_is_changed_in_its_place(conn: asyncpg.Connection) -> None:
@@ -179,6 +188,7 @@ def window(
     node: int = 0,
     deadline: float | None = None,
     alarms: bool = False,
+    state: str = "[]",
     forgotten_at: datetime = NOW,
 ) -> StoredWindow:
     """A window of a key; its deadline is in so many seconds."""
@@ -187,7 +197,7 @@ def window(
         node=node,
         key_hash=key_hash,
         key='["1"]',
-        state="[]",
+        state=state,
         started_at=NOW,
         deadline_at=None if deadline is None else NOW + timedelta(seconds=deadline),
         alarms=alarms,

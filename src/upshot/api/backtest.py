@@ -1,12 +1,10 @@
 """Backtests: what a trigger would have fired over stored events. Nothing is written."""
 
 import json
-from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, cast
 from uuid import UUID
 
-import asyncpg
 from fastapi import Body, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field, TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -40,7 +38,6 @@ from upshot.pipeline.backtest import Backtests, Page, Running, Shown, Tried
 from upshot.pipeline.firing import Defaults
 from upshot.storage import deployments, triggers
 from upshot.storage.deployments import Deployment
-from upshot.storage.log import READER_SETTINGS
 
 router = new_router("triggers")
 
@@ -155,13 +152,9 @@ async def backtest_trigger(
     backtests = cast(Backtests, request.app.state.backtests)
     with backtests.another():
         begun = None if asked.cursor is not None else await _begin(services, asked)
-        conn = await services.database.connect(**READER_SETTINGS)
-        try:
+        async with services.database.reader() as conn:
             running = begun or backtests.take(asked.cursor or "")
             page = await running.page(conn, limit=asked.limit)
-        finally:
-            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
-                await conn.close(timeout=1)
     return _answer(page, None if page.is_over else backtests.hold(running))
 
 
@@ -257,8 +250,8 @@ def _shown(firing: Shown) -> dict[str, Any]:
     only = {} if firing.only is None else {"only": firing.only}
     return {
         "at": firing.at,
-        "key": raw(firing.key),
-        "labels": raw(firing.labels),
+        "key": firing.key,
+        "labels": firing.labels,
         "event": raw(firing.event),
         "event_ids": firing.event_ids,
         "parameters": raw(firing.parameters),

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, Final, Literal
@@ -37,6 +37,7 @@ from upshot.core.intake import (
     Ids,
     NewEvent,
     Reading,
+    Verdict,
     read_binary_cloudevent,
     read_cloudevent,
     read_cloudevents,
@@ -53,7 +54,7 @@ from upshot.core.limits import (
     ROWS_SHOWN_WITH_ONE_MAX,
 )
 from upshot.core.patterns import parse_pattern, parse_patterns
-from upshot.pipeline.ingest import Conflicting, Duplicate, Result, Stored
+from upshot.pipeline.ingest import STORED, Conflicting, Duplicate, Result, Stored
 from upshot.storage import events, runs
 
 NDJSON: Final = "application/x-ndjson"
@@ -292,13 +293,12 @@ async def post_events(request: Request) -> Response:
     read = _reader_for(request)
     reading = await _read(read, await read_body(request, limit=BODY_BYTES_MAX), services.now())
     new = [verdict for verdict in reading.verdicts if isinstance(verdict, NewEvent)]
-    results = iter(await services.ingest.append(new) if new else [])
+    results = await services.ingest.append(new) if new else []
     answer = _Answer(single=reading.single)
-    for index, verdict in enumerate(reading.verdicts):
-        if isinstance(verdict, NewEvent):
-            answer.tell(index, verdict, next(results))
-        else:
-            answer.refuse(index, verdict.id, verdict.problems)
+    if len(new) == len(reading.verdicts) and results.count(STORED) == len(new):
+        answer.accept(new)
+    else:
+        answer.tell_each(reading.verdicts, results)
     if waits:
         answer.evaluated = not answer.kept or await services.ingest.evaluated(
             answer.kept, EVALUATED_WAIT_MAX
@@ -365,7 +365,22 @@ class _Answer:
         self.kept: list[UUID] = []
         self.evaluated: bool | None = None
 
-    def tell(self, index: int, event: NewEvent, result: Result) -> None:
+    def accept(self, events: Sequence[NewEvent]) -> None:
+        """All of them were stored: nearly always, so that it is told in one go."""
+        self._accepted += len(events)
+        self.kept += [event.id for event in events]
+        self._results += [{"id": event_id, "status": "accepted"} for event_id in self.kept]
+
+    def tell_each(self, verdicts: Iterable[Verdict], results: Iterable[Result]) -> None:
+        """`results` are those of the verdicts that are events."""
+        told = iter(results)
+        for index, verdict in enumerate(verdicts):
+            if isinstance(verdict, NewEvent):
+                self._tell(index, verdict, next(told))
+            else:
+                self._refuse(index, verdict.id, verdict.problems)
+
+    def _tell(self, index: int, event: NewEvent, result: Result) -> None:
         match result:
             case Stored():
                 self._accepted += 1
@@ -374,12 +389,12 @@ class _Answer:
                 self._duplicates += 1
                 status = "duplicate"
             case Conflicting(reason=reason):
-                self.refuse(index, str(event.id), (Problem(("id",), reason),))
+                self._refuse(index, str(event.id), (Problem(("id",), reason),))
                 return
         self.kept.append(event.id)
         self._results.append({"id": event.id, "status": status})
 
-    def refuse(self, index: int, event_id: str | None, problems: tuple[Problem, ...]) -> None:
+    def _refuse(self, index: int, event_id: str | None, problems: tuple[Problem, ...]) -> None:
         self._rejected += 1
         if not self._single:
             problems = tuple(Problem((index, *one.loc), one.msg) for one in problems)

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 
 import asyncpg
-from alembic.runtime.migration import MigrationContext
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from upshot.core.errors import Conflict, NotFound, UpshotError
@@ -26,10 +25,7 @@ async def migrate(settings: Settings) -> str | None:
     """Bring the schema to this version's; answers its revision."""
     async with _opened(settings) as database:
         await database.migrate()
-        async with database.engine.connect() as conn:
-            return await conn.run_sync(
-                lambda sync: MigrationContext.configure(sync).get_current_revision()
-            )
+        return await database.revision()
 
 
 async def rebase_log(settings: Settings) -> rebase.Rebased | None:

@@ -1,7 +1,7 @@
 """What triggers would have fired over stored events, with little of the events remembered."""
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -17,18 +17,16 @@ from upshot.core.keys import Key
 from upshot.core.limits import BACKTEST_STALE_DEADLINES_MAX
 from upshot.core.runs import Firing
 from upshot.core.timeline import Slot, Timeline, Unreadable
-from upshot.core.triggers import Node, Proactive, Trigger
+from upshot.core.triggers import Condition, Proactive, Trigger
 from upshot.core.windows import (
     AfterWindow,
     Collected,
     Counting,
+    Opened,
     Seen,
     Switch,
     Window,
-    kept_part,
 )
-
-_INSTANT = timedelta(microseconds=1)
 
 
 class Side(StrEnum):
@@ -74,8 +72,11 @@ class Backtest:
         self.remembered = 0
         """Keys, and events that they remember: what the memory in use grows with."""
         self.clock = since
+        self.holds_any = False
+        """Whether any event waits. If not, only those that follow another need `arrive`."""
         self._new, self._old = new, old
         triggers = [new] if old is None else [new, old]
+        self._nodes = {trigger.number: trigger.nodes for trigger in triggers}
         self._index = TriggerIndex(triggers)
         self._timeline = Timeline(self._index)
         self._following = Following()
@@ -93,12 +94,10 @@ class Backtest:
         """Whether an event waits for another one to be evaluated."""
         return event_id in self._following
 
-    def pass_by(self, received_at: datetime) -> bool:
-        """An unwanted event has come. False: another may wait for it, let it arrive."""
-        if len(self._following):
-            return False
-        self.clock = max(self.clock, received_at)
-        return True
+    def reach(self, at: datetime) -> None:
+        """All that was received up to here has come. The clock never goes back."""
+        if at > self.clock:
+            self.clock = at
 
     def arrive(
         self, event_id: UUID, *, follows: UUID | None, received_at: datetime, is_known: bool
@@ -107,22 +106,35 @@ class Backtest:
 
         `is_known`: the event that it follows stands before it in the log, and does not wait.
         """
-        self.clock = max(self.clock, received_at)
-        if follows is None and not len(self._following):
-            return [Turn(event_id, received_at)]
-        return list(
+        self.reach(received_at)
+        turns = list(
             self._following.arrive(
                 event_id, follows=follows, received_at=received_at, is_known=is_known
             )
         )
+        self.holds_any = len(self._following) > 0
+        return turns
 
     def overdue(self, *, before: datetime) -> list[Turn]:
         """Whose turn it is because they have waited as long as they may."""
-        return list(self._following.overdue(before=before))
+        turns = list(self._following.overdue(before=before))
+        self.holds_any = len(self._following) > 0
+        return turns
 
     def decide_next(self, *, before: datetime) -> bool:
         """Decide what is due next. False: nothing is, before this time."""
-        return self._decide_next(before - _INSTANT)
+        due_at = self._timeline.next_deadline()
+        if due_at is None or due_at >= before:
+            return False
+        self._decide(due_at)
+        return True
+
+    def take_next(self, event: Event) -> bool:
+        """Evaluate an event on its receipt. False: something is due first, one of it decided."""
+        if self.decide_next(before=event.received_at):
+            return False
+        self.take(event, now=event.received_at)
+        return True
 
     def take(self, event: Event, *, now: datetime) -> None:
         """Evaluate an event in its turn. What is due before `now` should have been decided."""
@@ -130,13 +142,18 @@ class Backtest:
         if not concerns:
             return
         self._pushed += len(concerns)
-        self.concerned += any(concern.trigger is self._new for concern in concerns)
+        for concern in concerns:
+            if concern.trigger is self._new:
+                self.concerned += 1
+                break
         self._timeline.take(concerns, now=now)
         self._sort_firings()
 
     def end_next(self, *, until: datetime) -> bool:
         """All events have come: decide what is due next by `until`. False: nothing is."""
-        if self._decide_next(until):
+        due_at = self._timeline.next_deadline()
+        if due_at is not None and due_at <= until:
+            self._decide(due_at)
             return True
         self.clock = max(self.clock, until)
         self._tell_difference()
@@ -144,19 +161,21 @@ class Backtest:
 
     def settle(self) -> None:
         """Let go of what need not stay in memory: events that the log still has, keys long over."""
-        timeline = self._timeline
+        timeline, windows, sizes = self._timeline, self._timeline.windows, self._sizes
         for slot, touched_at in timeline.changed.items():
-            window = timeline.windows.get(slot)
-            self._ended.pop(slot, None)
+            if self._ended:
+                self._ended.pop(slot, None)
+            window = windows.get(slot)
             if window is None or isinstance(window, Unreadable):
-                self.remembered -= self._sizes.pop(slot, 0)
+                self.remembered -= sizes.pop(slot, 0)
                 continue
-            window = timeline.windows[slot] = bare(window)
-            size = _size_of(window)
-            self.remembered += size - self._sizes.get(slot, 0)
-            self._sizes[slot] = size
+            window = windows[slot] = bare(window)
+            size, size_before = _size_of(window), sizes.get(slot, 0)
+            if size != size_before:
+                self.remembered += size - size_before
+                sizes[slot] = size
             over_at = forgotten_at(
-                self._node_of(slot).condition,
+                self._nodes[slot[0]][slot[1]].condition,
                 window,
                 touched_at=touched_at,
                 retention=self._retention,
@@ -186,30 +205,16 @@ class Backtest:
             if slot[0] != self._new.number or isinstance(window, Unreadable):
                 yield False
                 continue
-            condition = self._node_of(slot).condition
-            shown = describe(condition, window)
-            is_over = (
-                not isinstance(condition, Proactive)
-                and shown.deadline_at is not None
-                and shown.deadline_at <= self.clock
-            )
-            yield shown.started_at is not None and not is_over
+            yield _is_open(self._nodes[slot[0]][slot[1]].condition, window, self.clock)
 
-    def _node_of(self, slot: Slot) -> Node:
-        trigger = self._index.of_number(slot[0])
-        assert trigger is not None
-        return trigger.nodes[slot[1]]
-
-    def _decide_next(self, until: datetime) -> bool:
-        due_at = self._timeline.next_deadline()
-        if due_at is None or due_at > until:
-            return False
-        self.clock = max(self.clock, due_at)
+    def _decide(self, due_at: datetime) -> None:
+        self.reach(due_at)
         self._timeline.pass_time(due_at)
         self._sort_firings()
-        return True
 
     def _sort_firings(self) -> None:
+        if not self._timeline.firings:
+            return
         for firing in self._timeline.firings:
             if self._old is None:
                 self.found.append(Found(firing, None))
@@ -259,30 +264,43 @@ class Backtest:
 
 def bare(window: Window) -> Window:
     """The window without any event: each can be read again by its id, should it fire."""
-    window = kept_part(window, keeps_after=False, keeps_events=False, keeps_opener=False)
     match window:
-        case AfterWindow(waiting=(_, *_)):
-            return replace(window, waiting=_each(window.waiting, _without_event))
-        case Switch():
+        case AfterWindow(opened=opened):
             return replace(
                 window,
-                newest=_each(window.newest, _without_event),
-                waiting=_each(window.waiting, _without_event),
+                opened=opened and _bare_opened(opened),
+                early=_bare(window.early),
+                waiting=_bare(window.waiting),
             )
+        case Counting():
+            return replace(window, counted=_bare(window.counted))
+        case Switch():
+            return replace(window, newest=_bare(window.newest), waiting=_bare(window.waiting))
         case Collected():
             return replace(
                 window,
                 firings=tuple(
-                    replace(one, event=one.event and _without_event(one.event))
+                    replace(
+                        one,
+                        event=one.event and _without_event(one.event),
+                        counted=_bare(one.counted),
+                    )
                     for one in window.firings
                 ),
             )
-        case AfterWindow() | Counting():
-            return window
 
 
-def _each(several: tuple[Seen, ...], change: Callable[[Seen], Seen]) -> tuple[Seen, ...]:
-    return tuple(map(change, several))
+def _bare_opened(opened: Opened) -> Opened:
+    return replace(
+        opened,
+        opener=_without_event(opened.opener),
+        counted=_bare(opened.counted),
+        openers=_bare(opened.openers),
+    )
+
+
+def _bare(several: tuple[Seen, ...]) -> tuple[Seen, ...]:
+    return tuple(map(_without_event, several)) if several else several
 
 
 def _without_event(seen: Seen) -> Seen:
@@ -292,15 +310,30 @@ def _without_event(seen: Seen) -> Seen:
 def _size_of(window: Window) -> int:
     """One for the window, and one for each event that it remembers."""
     match window:
-        case AfterWindow(opened=None):
-            return 1 + len(window.early)
         case AfterWindow(opened=opened):
-            assert opened is not None
-            seen = len(opened.counted) + len(opened.openers) + 1
-            return 1 + seen + len(window.early) + len(window.waiting)
+            size = 1 + len(window.early)
+            if opened is not None:
+                size += 1 + len(opened.counted) + len(opened.openers) + len(window.waiting)
+            return size
         case Counting():
             return 1 + len(window.counted)
         case Switch():
             return 1 + len(window.newest) + len(window.waiting)
         case Collected():
             return 1 + sum(1 + len(one.counted) for one in window.firings)
+
+
+def _is_open(condition: Condition, window: Window, now: datetime) -> bool:
+    """Whether a key that is shown as started (`describe`) is not over yet."""
+    if isinstance(window, AfterWindow):
+        opened = window.opened
+        return opened is not None and (
+            opened.ends_at is None or opened.ends_at > now or isinstance(condition, Proactive)
+        )
+    shown = describe(condition, window)
+    is_over = (
+        not isinstance(condition, Proactive)
+        and shown.deadline_at is not None
+        and shown.deadline_at <= now
+    )
+    return shown.started_at is not None and not is_over

@@ -43,7 +43,7 @@ class Webhook:
     """
 
     url: str
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
     secrets: tuple[str, ...] = field(default=(), repr=False)
     timeout: timedelta = RUNNER_TIMEOUT_DEFAULT
     retries: tuple[float, ...] = RETRIES_DEFAULT

@@ -16,7 +16,6 @@ from upshot.core.windows import (
     AfterWindow,
     Collected,
     Counting,
-    Opened,
     Seen,
     Switch,
     Window,
@@ -71,15 +70,16 @@ def forgotten_at(
     """
     ended_for = min(ENDED_WINDOWS_KEPT, retention)
     match window:
-        case AfterWindow(opened=None, closed_at=None):
-            return touched_at + LATENESS_MAX + HELD_FOR_MAX
-        case AfterWindow(opened=None):
-            return touched_at + ended_for
-        case AfterWindow(opened=Opened(ends_at=datetime() as ends_at)):
-            return max(ends_at, touched_at) + ended_for
+        case AfterWindow(opened=opened, closed_at=closed_at):
+            if opened is None:
+                kept_for = LATENESS_MAX + HELD_FOR_MAX if closed_at is None else ended_for
+                return touched_at + kept_for
+            if opened.ends_at is not None:
+                return max(opened.ends_at, touched_at) + ended_for
+            return touched_at + retention
         case Counting() if condition.within:
             return touched_at + condition.within + ended_for
-        case AfterWindow() | Counting() | Switch() | Collected():
+        case Counting() | Switch() | Collected():
             return touched_at + retention
         case _:
             assert_never(window)
@@ -113,62 +113,62 @@ class Described:
     counted: tuple[Seen, ...]
 
 
-def describe(condition: Condition, window: Window) -> Described:
-    """What is open for a key, in the same words for every kind of condition."""
-    needed = _needed(condition)
+def span_of(condition: Condition, window: Window) -> tuple[datetime | None, datetime | None]:
+    """Since when something is open for a key, and when it ends or an absence is decided."""
     match window:
         case AfterWindow(opened=None):
-            return Described(KeyState.CLOSED, None, None, 0, needed, None, ())
+            return None, None
         case AfterWindow(opened=opened):
             assert opened is not None
-            return Described(
-                state=KeyState.OPEN,
-                started_at=opened.opener.at,
-                deadline_at=opened.decided_at or opened.ends_at,
-                count=len(opened.counted),
-                needed=needed,
-                after=opened.opener,
-                counted=opened.counted,
-            )
+            return opened.opener.at, opened.decided_at or opened.ends_at
         case Counting(counted=(), quiet_until=until):
-            state = KeyState.CLOSED if until is None else KeyState.QUIET
-            began_at = until and until - (condition.within or timedelta(0))
-            return Described(state, began_at, until, 0, needed, None, ())
+            return until and until - (condition.within or timedelta(0)), until
         case Counting(counted=counted):
             within = condition.within
-            return Described(
-                state=KeyState.OPEN,
-                started_at=counted[0].at,
-                deadline_at=counted[-1].at + within if within else None,
-                count=len(counted),
-                needed=needed,
-                after=None,
-                counted=counted,
-            )
+            return counted[0].at, counted[-1].at + within if within else None
         case Switch():
-            return Described(
-                state=KeyState.SILENT if window.silent_since else KeyState.WATCHING,
-                started_at=window.base_at,
-                deadline_at=deadline_of(condition, window),
-                count=len(window.newest),
-                needed=needed,
-                after=None,
-                counted=window.newest,
-            )
+            return window.base_at, deadline_of(condition, window)
+        case Collected(firings=()):
+            return None, None
         case Collected(firings=firings):
-            return Described(
-                state=KeyState.OPEN if firings else KeyState.CLOSED,
-                started_at=firings[0].at if firings else None,
-                deadline_at=firings[-1].at + condition.within
-                if firings and condition.within
-                else None,
-                count=len({firing.child for firing in firings}),
-                needed=needed,
-                after=None,
-                counted=tuple(firing.event for firing in firings if firing.event is not None),
-            )
+            within = condition.within
+            return firings[0].at, firings[-1].at + within if within else None
         case _:
             assert_never(window)
+
+
+def describe(condition: Condition, window: Window) -> Described:
+    """What is open for a key, in the same words for every kind of condition."""
+    started_at, deadline_at = span_of(condition, window)
+    state, after = KeyState.OPEN, None
+    seen: tuple[Seen, ...] = ()
+    count: int | None = None
+    match window:
+        case AfterWindow(opened=None) | Collected(firings=()):
+            state = KeyState.CLOSED
+        case AfterWindow(opened=opened):
+            assert opened is not None
+            after, seen = opened.opener, opened.counted
+        case Counting(counted=counted, quiet_until=until):
+            seen = counted
+            if not counted:
+                state = KeyState.CLOSED if until is None else KeyState.QUIET
+        case Switch(newest=seen):
+            state = KeyState.SILENT if window.silent_since else KeyState.WATCHING
+        case Collected(firings=firings):
+            count = len({firing.child for firing in firings})
+            seen = tuple(firing.event for firing in firings if firing.event is not None)
+        case _:
+            assert_never(window)
+    return Described(
+        state=state,
+        started_at=started_at,
+        deadline_at=deadline_at,
+        count=len(seen) if count is None else count,
+        needed=_needed(condition),
+        after=after,
+        counted=seen,
+    )
 
 
 def _needed(condition: Condition) -> int:

@@ -1,7 +1,7 @@
 """Which triggers an event may concern, without asking each of ten thousand."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -82,14 +82,15 @@ class TriggerIndex:
             return None
         return list(self._exact)
 
-    def candidates(self, event: Event) -> Iterator[Candidate]:
+    def candidates(self, event: Event) -> Sequence[Candidate]:
         """The triggers whose patterns fit the event's name and that ask for no other resource."""
         resolved = self._resolved.get(event.name)
         if resolved is None:
             resolved = self._resolve(event.name)
-        yield from resolved.of_any_resource
-        if resolved.of_resource:
-            yield from resolved.of_resource.get(event.resource[RESOURCE_ID], ())
+        if not resolved.of_resource:
+            return resolved.of_any_resource
+        of_resource = resolved.of_resource.get(event.resource[RESOURCE_ID], [])
+        return [*resolved.of_any_resource, *of_resource]
 
     def _resolve(self, name: str) -> _Resolved:
         if len(self._resolved) >= NAMES_RESOLVED_MAX:

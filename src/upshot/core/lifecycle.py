@@ -112,14 +112,11 @@ def depth_after(events: Iterable[Event | None]) -> int:
     A firing that is announced tells of itself three times at least, so that each link of a chain by
     way of announcements counts for three.
     """
-    return max(
-        (
-            _depth_after(event)
-            for event in events
-            if event is not None and event.name.startswith(_DEEP_PREFIXES)
-        ),
-        default=0,
-    )
+    deepest = 0
+    for event in events:
+        if event is not None and event.name.startswith(_DEEP_PREFIXES):
+            deepest = max(deepest, _depth_after(event))
+    return deepest
 
 
 def _depth_after(event: Event) -> int:

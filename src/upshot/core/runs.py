@@ -1,17 +1,19 @@
 """What a firing becomes: runs with ids derived from it, so that a replay makes no second ones."""
 
 import hashlib
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+from msgspec import Struct
+
 from upshot.core.facts import Fire
 from upshot.core.keys import Key
 from upshot.core.triggers import Trigger
-from upshot.core.uuids import uuid_of
+from upshot.core.uuids import framed, uuid_of
 
-_VERSION_AND_VARIANT = 0xF << 76 | 0b11 << 62
+_FREE_BITS = ~(0xF << 76 | 0b11 << 62)
+_VERSION_AND_VARIANT = 8 << 76 | 0b10 << 62
 
 
 class RunState(StrEnum):
@@ -25,8 +27,7 @@ class RunState(StrEnum):
     CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
-class Firing:
+class Firing(Struct, frozen=True, gc=False):
     """A trigger fired for a key.
 
     `at` is the clock then: when the event that fired it was received, or a deadline decided.
@@ -41,10 +42,7 @@ class Firing:
 
     def id_of(self, *what: str) -> UUID:
         """The id of what comes of it: a run's is that of its action's place (`"0"`)."""
-        trigger = self.trigger
-        return run_id_of(
-            "firing", trigger.id.hex, str(trigger.version), *self.key, *self.cause, *what
-        )
+        return _run_id(self.trigger.head_of_ids + framed(*self.key, *self.cause, *what))
 
     @property
     def labels(self) -> dict[str, str]:
@@ -53,12 +51,12 @@ class Firing:
 
 def run_id_of(*parts: str) -> UUID:
     """A UUID (version 8: made by a rule of our own) that the same parts always give."""
-    pieces: list[bytes] = []
-    for part in parts:
-        encoded = part.encode()
-        pieces += len(encoded).to_bytes(4, "big"), encoded
-    number = int.from_bytes(hashlib.blake2b(b"".join(pieces), digest_size=16).digest())
-    return uuid_of(number & ~_VERSION_AND_VARIANT | 8 << 76 | 0b10 << 62)
+    return _run_id(framed(*parts))
+
+
+def _run_id(parts: bytes) -> UUID:
+    number = int.from_bytes(hashlib.blake2b(parts, digest_size=16).digest())
+    return uuid_of(number & _FREE_BITS | _VERSION_AND_VARIANT)
 
 
 def run_error(trigger: Trigger, place: int, error: str) -> str:

@@ -1,12 +1,13 @@
 """Events and deadlines in their order, against the triggers in force and the windows loaded."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from heapq import heapify, heappop, heappush
 from types import MappingProxyType
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from upshot.core.evaluation import deadline_of, step
@@ -25,9 +26,11 @@ Slot = tuple[int, int, Key]
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class Concern:
-    """An event concerns a leaf of a trigger, under a key."""
+class Concern(Struct, frozen=True, gc=False):
+    """An event concerns a leaf of a trigger, under a key.
+
+    A Struct and not a dataclass: one is made for every event that is evaluated.
+    """
 
     trigger: Trigger
     node: Node
@@ -35,14 +38,17 @@ class Concern:
     fact: Matched
 
     @property
-    def slots(self) -> Iterator[Slot]:
+    def slots(self) -> Sequence[Slot]:
         """Where its window is, and whatever may be due before it in the same composites."""
-        yield from slots_up(self.trigger, self.node, self.key)
-        if self.node.parent is not None:
-            is_keyed = bool(self.trigger.condition.for_each)
-            for node, condition in self.trigger.leaves:
-                if isinstance(condition, Proactive) and (is_keyed or not condition.for_each):
-                    yield from slots_up(self.trigger, node, self.key if is_keyed else ())
+        trigger, node, key = self.trigger, self.node, self.key
+        if node.parent is None:
+            return ((trigger.number, node.number, key),)
+        slots = list(slots_up(trigger, node, key))
+        is_keyed = bool(trigger.condition.for_each)
+        for leaf, condition in trigger.leaves:
+            if isinstance(condition, Proactive) and (is_keyed or not condition.for_each):
+                slots += slots_up(trigger, leaf, key if is_keyed else ())
+        return slots
 
     @property
     def awaits_any_key(self) -> bool:
@@ -79,6 +85,15 @@ class CameLate:
     event: Event
     trigger: Trigger
     key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a timeline has to tell, apart from the windows that it changed."""
+
+    firings: list[Firing]
+    late: list[CameLate]
+    set_aside: list[SetAside]
 
 
 class Unreadable(Exception):
@@ -137,16 +152,18 @@ class Timeline:
     def take(self, concerns: Iterable[Concern], *, now: datetime) -> None:
         """Evaluate one event, after every deadline before `now` (usually its receipt)."""
         self._decide(before=now)
-        self._clock = max(self._clock, now)
+        if now > self._clock:
+            self._clock = now
         fired: dict[int, _Fired] = {}
         for concern in concerns:
             trigger, fact = concern.trigger, concern.fact
-            if now != fact.event.received_at:
+            event = fact.event
+            if now != event.received_at:
                 fact = replace(fact, held_until=now)
             fire = self._step(trigger, concern.node, concern.key, fact, now)
             if fire is not None:
                 if trigger.number not in fired:
-                    fired[trigger.number] = _Fired(trigger, (fact.event.id.hex,))
+                    fired[trigger.number] = _Fired(trigger, (event.id.hex,))
                 fired[trigger.number].add(concern.node, concern.key, fire)
         for one in fired.values():
             self._tell_parents(one, now)
@@ -179,6 +196,12 @@ class Timeline:
         for slot in list(self.windows):
             if slot[0] == trigger.number and slot[1] in nodes:
                 del self.windows[slot]
+
+    def told(self) -> Told:
+        """What it has to tell, once."""
+        told = Told(self.firings, self.late, self.set_aside)
+        self.firings, self.late, self.set_aside = [], [], []
+        return told
 
     def next_deadline(self) -> datetime | None:
         return self._due[0][0] if self._due else None

@@ -11,6 +11,7 @@ from upshot.core.events import FLOW_EVENT_PREFIX, OWN_EVENT_PREFIX, Event
 from upshot.core.keys import Key, KeyPart, key_of, part_name
 from upshot.core.matching import LabelMatch, related_hold
 from upshot.core.patterns import Patterns
+from upshot.core.uuids import framed
 from upshot.core.where import Where
 
 
@@ -32,7 +33,7 @@ class Selection:
         """Whether all but the name fits: labels, related resources, `where`."""
         return (
             self.match.holds(event.resource)
-            and related_hold(self.match_related, event.related)
+            and (not self.match_related or related_hold(self.match_related, event.related))
             and (self.where is None or self.where.holds(event))
         )
 
@@ -210,6 +211,16 @@ class Trigger:
         return not self.announces and all(
             isinstance(action, Run) and action.deployment is not None for action in self.actions
         )
+
+    @cached_property
+    def head_of_ids(self) -> bytes:
+        """What the ids of all that its firings make begin with, before they are hashed."""
+        return framed("firing", self.id.hex, str(self.version))
+
+    @cached_property
+    def names_own_events(self) -> bool:
+        """Whether any of its conditions asks for events that carry how deep a chain of runs is."""
+        return any(condition.selection.names_own_events for _, condition in self.leaves)
 
     @cached_property
     def document(self) -> dict[str, Any]:

@@ -138,21 +138,21 @@ def kept_part(
     """The window without the events that can be read again from the log, should they fire."""
     counted = _newest_whole if keeps_events else _bare
     match window:
+        case AfterWindow(opened=None, early=()):
+            return window
         case AfterWindow(opened=None):
             return replace(window, early=_bare(window.early))
         case AfterWindow(opened=opened):
             assert opened is not None
             openers = _whole if keeps_after or keeps_opener else _bare
-            return replace(
-                window,
-                opened=replace(
-                    opened,
-                    opener=openers((opened.opener,))[0],
-                    openers=openers(opened.openers),
-                    counted=counted(opened.counted),
-                ),
-                early=_bare(window.early),
+            (opener,) = openers((opened.opener,))
+            kept = replace(
+                opened,
+                opener=opener,
+                openers=openers(opened.openers),
+                counted=counted(opened.counted),
             )
+            return replace(window, opened=kept, early=_bare(window.early))
         case Counting():
             return replace(window, counted=counted(window.counted))
         case Switch():
@@ -180,13 +180,15 @@ def _kept_firings(firings: Sequence[ChildFiring], *, keeps_events: bool) -> tupl
     )
 
 
-def _whole(seen: Sequence[Seen]) -> tuple[Seen, ...]:
-    return tuple(seen)
+def _whole(seen: tuple[Seen, ...]) -> tuple[Seen, ...]:
+    return seen
 
 
-def _bare(seen: Sequence[Seen]) -> tuple[Seen, ...]:
-    return tuple(one if one.event is None else replace(one, event=None) for one in seen)
+def _bare(seen: tuple[Seen, ...]) -> tuple[Seen, ...]:
+    if not seen:
+        return seen
+    return tuple([one if one.event is None else replace(one, event=None) for one in seen])
 
 
-def _newest_whole(seen: Sequence[Seen]) -> tuple[Seen, ...]:
+def _newest_whole(seen: tuple[Seen, ...]) -> tuple[Seen, ...]:
     return (*_bare(seen[:-EVENTS_KEPT_MAX]), *seen[-EVENTS_KEPT_MAX:])

@@ -61,8 +61,7 @@ async def act(conn: asyncpg.Connection, firings: Sequence[Firing]) -> Acted:
     await log.append_told(conn, events)
     acted.told += len(events)
     if acted.runs:
-        now = await conn.fetchval("SELECT now()")
-        await queue.create(conn, acted.runs, now=now)
+        await queue.create(conn, acted.runs)
     return acted
 
 
@@ -90,7 +89,8 @@ async def _inferred(
 
 
 def _defaults(row: asyncpg.Record) -> Defaults:
-    return Defaults(row["parameters"], row["parameter_schema"], row["id"])
+    may_overlap = row["overlap"] == "allow"
+    return Defaults(row["parameters"], row["parameter_schema"], row["id"], may_overlap)
 
 
 def _switches(firings: Iterable[Firing]) -> Iterator[tuple[UUID, bool]]:

@@ -14,12 +14,13 @@ from typing import Final
 from uuid import UUID
 
 import asyncpg
-import msgspec
 
 from upshot.core.backtest import Backtest, Found, Side
 from upshot.core.errors import Conflict, Overloaded, UpshotError
 from upshot.core.events import Event, event_json
 from upshot.core.following import Turn
+from upshot.core.keys import Key
+from upshot.core.lifecycle import LOOP
 from upshot.core.limits import (
     BACKTEST_ANSWER_BYTES_MAX,
     BACKTEST_EVENTS_LOADED,
@@ -32,11 +33,12 @@ from upshot.core.limits import (
     BACKTESTS_AT_ONCE_MAX,
     BACKTESTS_HELD_KEYS_MAX,
     BACKTESTS_HELD_MAX,
+    CHAIN_DEPTH_MAX,
 )
 from upshot.core.parameter_schema import breach_of
 from upshot.core.runs import Firing, run_error
-from upshot.core.triggers import Trigger
-from upshot.pipeline.firing import Defaults, depth_of, filled, fired_by, needed_by, run_of
+from upshot.core.triggers import Run, Trigger
+from upshot.pipeline.firing import Defaults, depth_of, filled, fired_by, needed_by, parameters_of
 from upshot.pipeline.render import Renderers
 from upshot.storage import log as event_log
 from upshot.storage import replay
@@ -60,8 +62,8 @@ class Shown:
     """A firing, as it is answered; JSON as text. `parameters` are those of its first run."""
 
     at: datetime
-    key: str
-    labels: str
+    key: Key
+    labels: dict[str, str]
     event: str | None
     event_ids: list[UUID]
     parameters: str | None
@@ -102,11 +104,12 @@ class Running:
         retention: timedelta,
         clock: Callable[[], float] = time.monotonic,
         keys_max: int = BACKTEST_KEYS_MAX,
+        read_max: int = BACKTEST_READ_EVENTS_MAX,
     ) -> None:
         self._new, self._old = new, old
         self._since, self._until = since, until
         self._clock = clock
-        self._keys_max = keys_max
+        self._keys_max, self._read_max = keys_max, read_max
         self._names = replay.names_wanted([one.trigger for one in (new, old) if one])
         self._backtest = Backtest(
             new.trigger, old.trigger if old else None, since=since, retention=retention
@@ -117,8 +120,11 @@ class Running:
         self._is_read = False
         self._is_over = False
         self._events = 0
-        self._unsettled = 0
+        self._events_before = 0
+        """Those of the stretches before the one that `_rows` is of."""
         self._rows: deque[asyncpg.Record] = deque()
+        self._ahead: asyncio.Task[replay.Stretch] | None = None
+        """The next stretch, which is read while there is work with this one."""
         self._places: dict[UUID, Place] = {}
         """Of the events that those in `_rows` follow."""
         self._turns: deque[Turn] = deque()
@@ -137,27 +143,34 @@ class Running:
     ) -> Page:
         """Go on until there are `limit` firings, the time is up, or the span is at its end."""
         ends_at = self._clock() + seconds
+        pause_at = self._clock() + BACKTEST_SLICE_SECONDS_MAX
         if self._span is None:
             self._span = await replay.span_of(conn, since=self._since, until=self._until)
             self._log_begins_at = await replay.first_received_at(conn)
         items: list[Shown] = []
         size = 0
-        async with Renderers(size=1) as renderers:
-            while len(items) < limit and size < BACKTEST_ANSWER_BYTES_MAX:
-                if self._ready:
-                    items.append(await self._shown(self._ready.popleft(), renderers))
-                    size += items[-1].size
-                elif self._backtest.found:
-                    await self._complete_some(conn)
-                elif self._is_done:
-                    break
-                else:
-                    await self._fetch(conn, self._span)
-                    self._advance(found_max=limit - len(items))
-                if self._clock() >= ends_at:
-                    break
-                # The server has other work than this.
-                await asyncio.sleep(0)
+        try:
+            async with Renderers(size=1) as renderers:
+                while len(items) < limit and size < BACKTEST_ANSWER_BYTES_MAX:
+                    if self._ready:
+                        items.append(await self._shown(self._ready.popleft(), renderers))
+                        size += items[-1].size
+                    elif self._backtest.found:
+                        await self._complete_some(conn)
+                    elif self._is_done:
+                        break
+                    else:
+                        await self._fetch(conn, self._span)
+                        self._advance(found_max=limit - len(items), stops_at=pause_at)
+                    now = self._clock()
+                    if now >= ends_at:
+                        break
+                    if now >= pause_at:
+                        # The server has other work than this.
+                        await asyncio.sleep(0)
+                        pause_at = self._clock() + BACKTEST_SLICE_SECONDS_MAX
+        finally:
+            await self._read_out()
         return await self._page_of(items)
 
     @property
@@ -174,32 +187,71 @@ class Running:
         if self._turns:
             await self._load_released(conn)
         elif not self._rows and not self._is_read:
-            stretch = await replay.read(
-                conn, span, after=self._after, limit=BACKTEST_READ_EVENTS_MAX, names=self._names
-            )
+            ahead, self._ahead = self._ahead, None
+            if ahead is None:
+                ahead = self._read_ahead(conn, span, is_whole=self._backtest.holds_any)
+            stretch = await ahead
             self._rows += stretch.rows
+            self._events_before = self._events
             self._after, self._is_read = stretch.after, stretch.after is None
             followed = {row["follows"] for row in stretch.rows if row["follows"] is not None}
             self._places = await replay.places_of(conn, followed) if followed else {}
+            if not self._is_read:
+                is_whole = bool(followed) or self._backtest.holds_any
+                self._ahead = self._read_ahead(conn, span, is_whole=is_whole)
+                # So that it is asked for before the work begins.
+                await asyncio.sleep(0)
+
+    def _read_ahead(
+        self, conn: asyncpg.Connection, span: replay.Span, *, is_whole: bool
+    ) -> asyncio.Task[replay.Stretch]:
+        """The next stretch. It must be whole where one of its events may be waited for."""
+        return asyncio.create_task(
+            replay.read(
+                conn,
+                span,
+                after=self._after,
+                limit=self._read_max,
+                names=self._names,
+                is_whole=is_whole,
+            )
+        )
+
+    async def _read_out(self) -> None:
+        """Wait until the connection is free for something else. What failed is read again."""
+        if self._ahead is None:
+            return
+        try:
+            await asyncio.wait([self._ahead])
+        except asyncio.CancelledError:
+            self._ahead.cancel()
+            raise
+        if self._ahead.exception() is not None:
+            self._ahead = None
 
     async def _load_released(self, conn: asyncpg.Connection) -> None:
         """Events that have waited for another are read again in their turn."""
         next_turns = islice(self._turns, BACKTEST_EVENTS_LOADED)
         missing = [turn.id for turn in next_turns if turn.id not in self._here]
         if missing:
+            await self._read_out()
             self._here.update(dict.fromkeys(missing))
             self._here.update(await event_log.load(conn, missing))
 
-    def _advance(self, *, found_max: int) -> None:
+    def _advance(self, *, found_max: int, stops_at: float) -> None:
         """Work in memory, for no longer than others may be kept waiting."""
-        stops_at = self._clock() + BACKTEST_SLICE_SECONDS_MAX
-        while self._step() and len(self._backtest.found) < found_max and not self._is_too_large:
-            self._unsettled += 1
-            if self._unsettled >= BACKTEST_SETTLED_EVENTS_MAX:
-                self._settle()
-                if self._clock() >= stops_at:
-                    return
-        self._settle()
+        goes_on = True
+        while goes_on and not self._is_too_large:
+            goes_on = self._advance_some(found_max=found_max) and self._clock() < stops_at
+            self._backtest.settle()
+
+    def _advance_some(self, *, found_max: int) -> bool:
+        """False: something has to be read first, or enough is found, or all is done."""
+        found = self._backtest.found
+        for _ in range(BACKTEST_SETTLED_EVENTS_MAX):
+            if not self._step() or len(found) >= found_max:
+                return False
+        return True
 
     def _step(self) -> bool:
         """One event or deadline. False: something has to be read first, or all is done."""
@@ -216,20 +268,26 @@ class Running:
         return not self._is_over
 
     def _arrive(self, row: asyncpg.Record) -> None:
-        self._events += 1
-        event_id, follows, is_wanted = row["id"], row["follows"], row["wanted"]
-        if not is_wanted and follows is None and self._backtest.pass_by(row["received_at"]):
+        self._events = self._events_before + row["number"]
+        backtest, follows, received_at = self._backtest, row["follows"], row["received_at"]
+        backtest.reach(row["reached_at"] or received_at)
+        event = event_of(row) if row["wanted"] else None
+        if follows is None and not backtest.holds_any:
+            if event is not None and not backtest.take_next(event):
+                self._turns.append(Turn(event.id, received_at))
+                self._here[event.id] = event
             return
+        event_id = row["id"]
         is_known = False
         if follows is not None:
             place = self._places.get(follows)
             is_before = place is not None and place < (row["xid"], row["position"])
-            is_known = is_before and not self._backtest.waits(follows)
-        self._turns += self._backtest.arrive(
-            event_id, follows=follows, received_at=row["received_at"], is_known=is_known
+            is_known = is_before and not backtest.waits(follows)
+        self._turns += backtest.arrive(
+            event_id, follows=follows, received_at=received_at, is_known=is_known
         )
-        if not self._backtest.waits(event_id):
-            self._here[event_id] = event_of(row) if is_wanted else None
+        if not backtest.waits(event_id):
+            self._here[event_id] = event
 
     def _take(self, turn: Turn) -> bool:
         if turn.id not in self._here:
@@ -243,10 +301,6 @@ class Running:
             self._backtest.take(event, now=turn.now)
         return True
 
-    def _settle(self) -> None:
-        self._unsettled = 0
-        self._backtest.settle()
-
     async def _complete_some(self, conn: asyncpg.Connection) -> None:
         """Read again the events that were not kept in memory because the log has them."""
         some: list[Found] = []
@@ -255,8 +309,11 @@ class Running:
         while found and len(missing) < BACKTEST_EVENTS_LOADED:
             some.append(found.popleft())
             missing.update(seen.id for seen in needed_by(some[-1].firing) if seen.event is None)
-        events = await event_log.load(conn, missing) if missing else {}
-        self._ready += [Found(filled(one.firing, events), one.only) for one in some]
+        if missing:
+            await self._read_out()
+            events = await event_log.load(conn, missing)
+            some = [Found(filled(one.firing, events), one.only) for one in some]
+        self._ready += some
 
     async def _shown(self, found: Found, renderers: Renderers) -> Shown:
         tried = self._new if found.only is not Side.OLD else self._old
@@ -264,16 +321,16 @@ class Running:
         firing = found.firing
         parameters: list[str | None] = []
         errors: list[str] = []
-        for place, _ in firing.trigger.runs:
-            rendered, error = await _rendered(firing, place, tried, renderers)
+        for place, action in firing.trigger.runs:
+            rendered, error = await _rendered(firing, action, tried, renderers)
             parameters.append(rendered)
             if error is not None:
                 errors.append(run_error(firing.trigger, place, error))
         event = fired_by(firing.fire)
         return Shown(
             at=firing.at,
-            key=msgspec.json.encode(firing.key).decode(),
-            labels=msgspec.json.encode(firing.labels).decode(),
+            key=firing.key,
+            labels=firing.labels,
             event=None if event is None else event_json(event),
             event_ids=[seen.id for seen in firing.fire.counted],
             parameters=parameters[0] if parameters else None,
@@ -322,22 +379,17 @@ class Running:
 
 
 async def _rendered(
-    firing: Firing, place: int, tried: Tried, renderers: Renderers
+    firing: Firing, action: Run, tried: Tried, renderers: Renderers
 ) -> tuple[str | None, str | None]:
     """The parameters of one of the firing's runs, or why it would fail."""
-    action = dict(firing.trigger.runs)[place]
-    defaults = tried.defaults.get(action.deployment or "", _NO_DEFAULTS)
-    run = run_of(
-        firing,
-        place,
-        action,
-        deployment=action.deployment or "",
-        defaults=defaults,
-        depth=depth_of(firing),
-    )
-    if run.template is None:
-        return run.parameters, run.error
-    heavy = json.loads(run.template)
+    if depth_of(firing) > CHAIN_DEPTH_MAX:
+        return None, LOOP
+    deployment = action.deployment or ""
+    defaults = tried.defaults.get(deployment, _NO_DEFAULTS)
+    parameters, template, error = parameters_of(firing, action, deployment, defaults)
+    if template is None:
+        return parameters, error
+    heavy = json.loads(template)
     try:
         rendered = await renderers.render(heavy["parameters"], heavy["context"])
         error = breach_of(defaults.parameter_schema, rendered)

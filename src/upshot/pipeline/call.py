@@ -5,18 +5,19 @@ import codecs
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from types import SimpleNamespace
+from functools import lru_cache
 from typing import Self
 from uuid import UUID
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.http_exceptions import HttpProcessingError
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from upshot import __version__
@@ -43,17 +44,29 @@ from upshot.core.networks import NetworkPolicy
 from upshot.core.signatures import signature_headers
 
 
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What all calls of a runner have in common."""
+
+    url: URL
+    headers: CIMultiDictProxy[str]
+
+
 @dataclass(slots=True)
 class _Exchange:
     """What is sent, and how far it has come, for those who must know when it ends early."""
 
     method: str
     url: URL
-    headers: Mapping[str, str]
+    headers: CIMultiDict[str]
     body: bytes
     now: Callable[[], datetime]
-    on_reused_connection: bool = False
+    opens_connection: bool = False
     status: int | None = None
+
+
+# A trace of aiohttp's would tell as well when a connection is used again, at a fifth of a call.
+_exchange: ContextVar[_Exchange] = ContextVar("exchange")
 
 
 class Caller:
@@ -97,13 +110,13 @@ class Caller:
         def elapsed() -> timedelta:
             return timedelta(seconds=self._clock() - started)
 
-        problem = _problem(webhook)
-        if problem is not None:
-            return Attempt(started_at=at, duration=elapsed(), answer=Refused(problem))
+        target = _target(webhook, media_type)
+        if isinstance(target, Refused):
+            return Attempt(started_at=at, duration=elapsed(), answer=target)
         exchange = _Exchange(
             method=webhook.method,
-            url=_url(webhook.url),
-            headers=_headers(webhook, run_id=run_id, body=body, media_type=media_type, at=at),
+            url=target.url,
+            headers=_headers(target, webhook, run_id=run_id, body=body, at=at),
             body=body,
             now=lambda: at + elapsed(),
         )
@@ -124,12 +137,15 @@ class Caller:
             return TimedOut(f"HTTP {exchange.status}, but no end of it within {seconds:g} s")
 
     async def _send(self, exchange: _Exchange) -> Responded:
+        _exchange.set(exchange)
         try:
             return await _request(self._session, exchange)
+        except aiohttp.ClientConnectorError:
+            raise
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             # The runner may have closed an idle connection just as it was taken for this call.
             # That says nothing about the runner; the idempotency key makes a second send safe.
-            if not exchange.on_reused_connection or exchange.status is not None:
+            if exchange.opens_connection or exchange.status is not None:
                 raise
         return await _request(self._session_without_reuse, exchange)
 
@@ -144,10 +160,10 @@ class Caller:
         return aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(),
+            skip_auto_headers=("content-type",),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
-            trace_configs=[_reuse_trace()],
         )
 
     def _open_socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
@@ -156,20 +172,28 @@ class Caller:
         refusal = self._networks.refusal(str(where[0]))
         if refusal is not None:
             raise _AddressRefused(refusal)
+        _exchange.get().opens_connection = True
         return socket.socket(family=family, type=kind, proto=protocol)
 
 
-def _problem(webhook: Webhook) -> str | None:
-    """What was wrong when the runner was saved, or became so since: never sent, whatever it is."""
+@lru_cache(maxsize=1_024)
+def _target(webhook: Webhook, media_type: str | None) -> _Target | Refused:
+    """Refused is what was wrong when the runner was saved, or became so since: it is never sent."""
     problems = webhook_problems(webhook)
     if problems:
         where = ".".join(str(step) for step in problems[0].loc)
-        return _short(f"{where}: {problems[0].msg}")
+        return Refused(_short(f"{where}: {problems[0].msg}"))
     try:
-        _url(webhook.url)
+        url = _url(webhook.url)
     except ValueError as error:
-        return _short(f"url: {error}")
-    return None
+        return Refused(_short(f"url: {error}"))
+    headers = CIMultiDict({"user-agent": f"upshot/{__version__}"})
+    if media_type is not None:
+        headers["content-type"] = media_type
+    for name, value in webhook.headers.items():
+        headers[name] = value
+    headers["accept-encoding"] = "identity"
+    return _Target(url, CIMultiDictProxy(headers))
 
 
 def _url(text: str) -> URL:
@@ -183,9 +207,7 @@ async def _request(session: aiohttp.ClientSession, exchange: _Exchange) -> Respo
         exchange.url,
         data=exchange.body or None,
         headers=exchange.headers,
-        skip_auto_headers=("content-type",),
         allow_redirects=False,
-        trace_request_ctx=exchange,
     ) as response:
         exchange.status = response.status
         text = await _beginning(response)
@@ -215,17 +237,13 @@ async def _beginning(response: aiohttp.ClientResponse) -> str:
 
 
 def _headers(
-    webhook: Webhook, *, run_id: UUID, body: bytes, media_type: str | None, at: datetime
+    target: _Target, webhook: Webhook, *, run_id: UUID, body: bytes, at: datetime
 ) -> CIMultiDict[str]:
-    headers = CIMultiDict({"user-agent": f"upshot/{__version__}"})
-    if media_type is not None:
-        headers["content-type"] = media_type
-    for name, value in webhook.headers.items():
-        headers[name] = value
-    headers["accept-encoding"] = "identity"
-    headers["idempotency-key"] = str(run_id)
+    message_id = str(run_id)
+    headers = target.headers.copy()
+    headers["idempotency-key"] = message_id
     headers.update(
-        signature_headers(message_id=str(run_id), at=at, body=body, secrets=webhook.secrets)
+        signature_headers(message_id=message_id, at=at, body=body, secrets=webhook.secrets)
     )
     return headers
 
@@ -274,17 +292,6 @@ class _Resolver(AbstractResolver):
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _reuse_trace() -> aiohttp.TraceConfig:
-    """Notes in an exchange that its connection had served an earlier call."""
-
-    async def note(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
-        context.trace_request_ctx.on_reused_connection = True
-
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_reuseconn.append(note)
-    return trace
 
 
 def _without_response(error: Exception, *, status: int | None) -> Unreached | Refused:

@@ -1,15 +1,18 @@
 """Evaluate: read the log, advance the keys it concerns, save windows, runs and cursor as one."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import groupby, takewhile
 from typing import Any, TypeVar
 from uuid import UUID
 
 import asyncpg
 import structlog
+from msgspec import Struct
 
 from upshot.core.errors import UpshotError
 from upshot.core.events import Event
@@ -23,12 +26,14 @@ from upshot.core.limits import (
     DECISION_GRACE,
     DOWNTIME_MIN,
     DUE_MAX,
+    PART_EVENTS_MAX,
 )
 from upshot.core.runs import Firing
-from upshot.core.timeline import CameLate, Concern, SetAside, Slot, Timeline
+from upshot.core.timeline import CameLate, Concern, SetAside, Slot, Timeline, Told
 from upshot.core.triggers import Proactive, Trigger
 from upshot.pipeline import keys
 from upshot.pipeline.acting import act
+from upshot.pipeline.behind import Behind
 from upshot.pipeline.firing import filled, needed_by
 from upshot.storage import evaluation_errors, held_events, in_force, windows
 from upshot.storage import log as event_log
@@ -37,6 +42,7 @@ from upshot.storage.triggers import DELETED, KEY_FORGOTTEN, SAVED
 
 IDLE_SAVE = timedelta(seconds=5)
 _INSTANT = timedelta(microseconds=1)
+_STRETCH = 50
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 _Item = TypeVar("_Item")
@@ -92,6 +98,7 @@ class Evaluator:
         self._following = following
         self._was_down = was_down
         self._key_retention = key_retention
+        self._part_max = PART_EVENTS_MAX
         self._this_turn: set[UUID] = set()
         """The events evaluated in this turn, which the cursor has not passed yet."""
 
@@ -137,11 +144,13 @@ class Evaluator:
         events_max: int = BATCH_EVENTS_MAX,
         bytes_max: int = BATCH_BYTES_MAX,
         due_max: int = DUE_MAX,
+        part_max: int = PART_EVENTS_MAX,
         decide_until: datetime | None = None,
         carefully: bool = False,
     ) -> Progress:
         """Evaluate the next batch of the log, then what is due, in one transaction.
 
+        `part_max`: so many events are evaluated before what came of them is written.
         `carefully`: an event whose results the database refuses is found and set aside.
         `decide_until`: no deadline after it is decided unless an event shows that it has passed.
 
@@ -149,6 +158,7 @@ class Evaluator:
             CursorMoved: another evaluator has taken over.
         """
         self._this_turn.clear()
+        self._part_max = part_max
         async with self._conn.transaction():
             batch = await event_log.read_batch(
                 self._conn,
@@ -270,7 +280,7 @@ class Evaluator:
             timeline, stored = Timeline(self._index), keys.Stored()
             await keys.load(self._conn, timeline, slots, stored)
             timeline.begin(trigger, at)
-            await keys.save(self._conn, timeline, stored, retention=self._key_retention)
+            await keys.save(self._conn, self._unsaved(timeline, stored))
 
     async def _turns_of(self, events: Sequence[Event]) -> list["_Due"]:
         """The order in which these events are evaluated, with those held that their turn brings."""
@@ -351,7 +361,7 @@ class Evaluator:
                 # What these have to decide later may come after what is not looked at here.
                 timeline.pass_time(until if rows[-1] is last else rows[-1]["deadline_at"])
             await self._save_decided(timeline, stored, lost, at=until)
-            await self._conclude(timeline, counts)
+            await self._conclude(timeline.told(), counts)
 
         return decide
 
@@ -362,7 +372,7 @@ class Evaluator:
         for slot in stored.there.difference(lost):
             # Not due after all: its deadline was moved. It is written down as it is now.
             timeline.changed.setdefault(slot, at)
-        await keys.save(self._conn, timeline, stored, retention=self._key_retention)
+        await keys.save(self._conn, self._unsaved(timeline, stored))
         if lost:
             await windows.calm(
                 self._conn,
@@ -420,7 +430,23 @@ class Evaluator:
         )
 
     async def _evaluate(self, due: Sequence["_Due"], counts: _Counts) -> None:
+        """One part after the other, each written while the next is evaluated."""
         timeline, stored = Timeline(self._index), keys.Stored()
+        together, apart = self._concerned(timeline, due)
+        await self._load(timeline, together, stored)
+        async with Behind() as behind:
+            for start in range(0, len(together), self._part_max):
+                await _take(timeline, together[start : start + self._part_max])
+                unsaved, told = self._unsaved(timeline, stored), timeline.told()
+                await behind.do(partial(self._write, unsaved, told, counts))
+        await self._set_aside(timeline.told().set_aside, counts)
+        for number, some_concerned in apart.items():
+            await self._evaluate_apart(number, some_concerned, counts)
+
+    def _concerned(
+        self, timeline: Timeline, due: Sequence["_Due"]
+    ) -> tuple[list["_Concerned"], dict[int, list["_Concerned"]]]:
+        """What concerns anybody; apart, by trigger, that which waits for alarms of any key."""
         together: list[_Concerned] = []
         apart: dict[int, list[_Concerned]] = {}
         for one in due:
@@ -431,7 +457,11 @@ class Evaluator:
                     for concern in concerns
                     if self._since.get(concern.trigger.number, _LONG_AGO) <= one.event.received_at
                 ]
-            of_any_key = {one.trigger.number for one in concerns if one.awaits_any_key}
+            of_any_key = {
+                concern.trigger.number
+                for concern in concerns
+                if concern.node.parent is not None and concern.awaits_any_key
+            }
             for number in of_any_key:
                 some = [concern for concern in concerns if concern.trigger.number == number]
                 apart.setdefault(number, []).append(_Concerned(some, one.now))
@@ -439,12 +469,7 @@ class Evaluator:
                 concerns = [one for one in concerns if one.trigger.number not in of_any_key]
             if concerns:
                 together.append(_Concerned(concerns, one.now))
-        if together:
-            await self._take(timeline, together, stored)
-            await keys.save(self._conn, timeline, stored, retention=self._key_retention)
-        await self._conclude(timeline, counts)
-        for number, some_concerned in apart.items():
-            await self._evaluate_apart(number, some_concerned, counts)
+        return together, apart
 
     async def _evaluate_apart(
         self, number: int, concerned: Sequence["_Concerned"], counts: _Counts
@@ -463,32 +488,38 @@ class Evaluator:
             if len(rows) == DUE_MAX:
                 until = rows[-1]["deadline_at"]
                 here = list(takewhile(_not_after(until), concerned))
-            await self._take(timeline, here, stored)
+            await self._load(timeline, here, stored)
+            await _take(timeline, here)
             if here is not concerned:
                 timeline.pass_time(until)
             await self._save_decided(timeline, stored, lost, at=until)
-            await self._conclude(timeline, counts)
+            await self._conclude(timeline.told(), counts)
             concerned = concerned[len(here) :]
 
-    async def _take(
+    async def _load(
         self, timeline: Timeline, concerned: Sequence["_Concerned"], stored: keys.Stored
     ) -> None:
         slots = [slot for one in concerned for some in one.concerns for slot in some.slots]
         await keys.load(self._conn, timeline, slots, stored)
-        for one in concerned:
-            timeline.take(one.concerns, now=one.now)
 
-    async def _conclude(self, timeline: Timeline, counts: _Counts) -> None:
+    def _unsaved(self, timeline: Timeline, stored: keys.Stored) -> keys.Unsaved:
+        return keys.take(timeline, stored, retention=self._key_retention)
+
+    async def _write(self, unsaved: keys.Unsaved, told: Told, counts: _Counts) -> None:
+        await keys.save(self._conn, unsaved)
+        await self._conclude(told, counts)
+
+    async def _conclude(self, told: Told, counts: _Counts) -> None:
         """Make the runs of what fired, and tell of what came late or was set aside."""
-        if timeline.firings:
-            acted = await act(self._conn, await self._with_events(timeline.firings))
+        if told.firings:
+            acted = await act(self._conn, await self._with_events(told.firings))
             counts.runs += len(acted.runs)
             counts.told += acted.told
             await self._set_aside(acted.set_aside, counts)
-        counts.late += len(timeline.late)
-        if timeline.late:
-            await evaluation_errors.record(self._conn, [_told(one) for one in timeline.late])
-        await self._set_aside(timeline.set_aside, counts)
+        counts.late += len(told.late)
+        if told.late:
+            await evaluation_errors.record(self._conn, [_told(one) for one in told.late])
+        await self._set_aside(told.set_aside, counts)
 
     async def _with_events(self, firings: Sequence[Firing]) -> list[Firing]:
         """Read again what was not kept with a key because the log has it."""
@@ -513,20 +544,26 @@ class Evaluator:
             await evaluation_errors.record(self._conn, set_aside)
 
 
-@dataclass(frozen=True, slots=True)
-class _Due:
+class _Due(Struct, frozen=True, gc=False):
     """An event whose turn it is, and the clock then: later than its receipt if it was held."""
 
     event: Event
     now: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class _Concerned:
+class _Concerned(Struct, frozen=True, gc=False):
     """What one event concerns, and the clock when it is evaluated."""
 
     concerns: Sequence[Concern]
     now: datetime
+
+
+async def _take(timeline: Timeline, concerned: Sequence[_Concerned]) -> None:
+    for start in range(0, len(concerned), _STRETCH):
+        for one in concerned[start : start + _STRETCH]:
+            timeline.take(one.concerns, now=one.now)
+        # What is being written meanwhile goes on.
+        await asyncio.sleep(0)
 
 
 def _not_after(until: datetime) -> Callable[[_Concerned], bool]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from uuid import UUID
 
@@ -43,6 +43,7 @@ class Defaults:
     parameters: str
     parameter_schema: str | None
     id: UUID | None = None
+    may_overlap: bool = True
 
 
 def needed_by(firing: Firing) -> Iterator[Seen]:
@@ -52,9 +53,7 @@ def needed_by(firing: Firing) -> Iterator[Seen]:
         yield fire.event
     if trigger.keeps_after and fire.after is not None:
         yield fire.after
-    if trigger.keeps_events or any(
-        condition.selection.names_own_events for _, condition in trigger.leaves
-    ):
+    if trigger.keeps_events or trigger.names_own_events:
         yield from fire.counted
 
 
@@ -65,7 +64,7 @@ def filled(firing: Firing, events: Mapping[UUID, Event]) -> Firing:
         return seen if seen.event is not None else structs.replace(seen, event=events.get(seen.id))
 
     fire = firing.fire
-    return replace(
+    return structs.replace(
         firing,
         fire=Fire(
             event=fire.event and whole(fire.event),
@@ -82,7 +81,7 @@ def depth_of(firing: Firing) -> int:
     # What a dead man's switch fires on is silence, and no run before it caused that.
     if _is_switch(firing.trigger):
         return 0
-    return depth_after([fired_by(fire), *(seen.event for seen in fire.counted)])
+    return depth_after([fired_by(fire), *[seen.event for seen in fire.counted]])
 
 
 def run_of(
@@ -104,7 +103,7 @@ def run_of(
     elif defaults is None:
         error = f"There is no deployment {deployment!r}."
     else:
-        parameters, template, error = _rendered(firing, action, deployment, defaults)
+        parameters, template, error = parameters_of(firing, action, deployment, defaults)
     return NewRun(
         id=run_id,
         scheduled_at=firing.at + action.schedule_after,
@@ -122,6 +121,7 @@ def run_of(
         template=template,
         error=error,
         depth=depth,
+        may_overlap=defaults is None or defaults.may_overlap,
         action=None
         if trigger.is_plain
         else made_by(firing, done_by(run_id, place, action, defaults), depth=depth),
@@ -152,7 +152,7 @@ def fired_by(fire: Fire) -> Event | None:
     return None if fire.event is None else fire.event.event
 
 
-def _rendered(
+def parameters_of(
     firing: Firing, action: Run, deployment: str, defaults: Defaults
 ) -> tuple[str | None, str | None, str | None]:
     """Rendered parameters, or a template left to be rendered in a child process, or an error."""

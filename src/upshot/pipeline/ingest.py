@@ -46,6 +46,7 @@ class Conflicting:
 
 Result = Stored | Duplicate | Conflicting
 
+STORED = Stored()
 _OTHER_CONTENT = Conflicting("This id was used before for an event with other content.")
 
 
@@ -187,7 +188,7 @@ async def _append_new(conn: asyncpg.Connection, events: Sequence[NewEvent]) -> l
     given = {event.id: event for event in reversed(events) if event.id_given}
     if not given:
         await event_log.append(conn, events)
-        return [Stored()] * len(events)
+        return [STORED] * len(events)
     async with conn.transaction():
         digests = {event_id: _digest(event) for event_id, event in given.items()}
         new = await event_ids.remember(conn, list(digests), list(digests.values()))
@@ -197,14 +198,12 @@ async def _append_new(conn: asyncpg.Connection, events: Sequence[NewEvent]) -> l
         results: list[Result] = []
         for event in events:
             if not event.id_given or (event.id in new and given[event.id] is event):
-                results.append(Stored())
+                results.append(STORED)
             elif digests[event.id] == _digest(event):
                 results.append(Duplicate())
             else:
                 results.append(_OTHER_CONTENT)
-        stored = [
-            event for event, result in zip(events, results, strict=True) if result == Stored()
-        ]
+        stored = [event for event, result in zip(events, results, strict=True) if result is STORED]
         if stored:
             await event_log.append(conn, stored)
     return results

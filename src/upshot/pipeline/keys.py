@@ -8,12 +8,13 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from upshot.core.evaluation import deadline_of, describe, forgotten_at
+from upshot.core.evaluation import deadline_of, forgotten_at, span_of
 from upshot.core.keys import Key, key_hash
 from upshot.core.timeline import Slot, Timeline, Unreadable, slots_up
 from upshot.core.triggers import Proactive, Trigger
 from upshot.core.windows import Window, decode_window, encode_window
 from upshot.storage import windows
+from upshot.storage.windows import StoredWindow
 
 _key_decoder = msgspec.json.Decoder(Key)
 
@@ -26,35 +27,41 @@ class Stored:
     there: set[Slot] = field(default_factory=set)
 
 
+@dataclass(frozen=True, slots=True)
+class Unsaved:
+    """What is to be written of a timeline's windows, as they were when it was taken."""
+
+    new: list[StoredWindow] = field(default_factory=list)
+    changed: list[StoredWindow] = field(default_factory=list)
+    closed: list[tuple[int, int, UUID]] = field(default_factory=list)
+
+
 async def load(
     conn: asyncpg.Connection, timeline: Timeline, slots: Iterable[Slot], stored: Stored
 ) -> None:
     """Put what is stored of these windows into the timeline. One query."""
-    asked = {}
+    asked = []
     of_keys: dict[Key, UUID] = {}
+    hashes = stored.hashes
     for slot in slots:
-        if slot in stored.hashes:
+        if slot in hashes:
             continue
-        number, node, key = slot
+        key = slot[2]
         hashed = of_keys.get(key)
         if hashed is None:
             hashed = of_keys[key] = key_hash(key)
-        stored.hashes[slot] = hashed
-        asked[number, node, hashed] = slot
+        hashes[slot] = hashed
+        asked.append(slot)
     if not asked:
         return
     rows = await windows.load(
         conn,
-        numbers=[number for number, _, _ in asked],
-        nodes=[node for _, node, _ in asked],
-        hashes=[hashed for _, _, hashed in asked],
+        numbers=[slot[0] for slot in asked],
+        nodes=[slot[1] for slot in asked],
+        hashes=[hashes[slot] for slot in asked],
     )
-    found = {}
-    deadlines = {}
-    for row in rows:
-        slot = asked[row["trigger_number"], row["node"], row["key_hash"]]
-        found[slot] = _read(row["state"])
-        deadlines[slot] = row["deadline_at"]
+    found = {asked[row["place"] - 1]: _read(row["state"]) for row in rows}
+    deadlines = {asked[row["place"] - 1]: row["deadline_at"] for row in rows}
     stored.there.update(found)
     timeline.load(found, not_before=deadlines)
 
@@ -92,60 +99,70 @@ def _is_decidable(trigger: Trigger, slot: Slot, window: Window | Unreadable) -> 
     return deadline_of(trigger.nodes[slot[1]].condition, window) is not None
 
 
-async def save(
-    conn: asyncpg.Connection, timeline: Timeline, stored: Stored, *, retention: timedelta
-) -> None:
-    """Write what is left open or remembered, remove what is neither and was stored."""
-    saved, closed = [], []
+def take(timeline: Timeline, stored: Stored, *, retention: timedelta) -> Unsaved:
+    """What is left open or remembered is written, what is neither and was stored is removed."""
+    unsaved = Unsaved()
+    there = stored.there
     for slot, touched_at in timeline.changed.items():
         window = timeline.windows.get(slot)
         trigger = timeline.index.of_number(slot[0])
         if window is None or trigger is None:
-            if slot in stored.there:
-                closed.append(slot)
-            continue
-        if not isinstance(window, Unreadable):
-            saved.append(
-                _row(
-                    trigger, slot, window, stored=stored, touched_at=touched_at, retention=retention
-                )
-            )
-    if saved:
-        await windows.save(conn, saved)
-    if closed:
+            if slot in there:
+                there.remove(slot)
+                unsaved.closed.append((slot[0], slot[1], stored.hashes[slot]))
+        elif not isinstance(window, Unreadable):
+            hashed = stored.hashes.get(slot) or key_hash(slot[2])
+            row = _row(trigger, slot, hashed, window, touched_at=touched_at, retention=retention)
+            if slot in there:
+                unsaved.changed.append(row)
+            else:
+                there.add(slot)
+                unsaved.new.append(row)
+    timeline.changed = {}
+    return unsaved
+
+
+async def save(conn: asyncpg.Connection, unsaved: Unsaved) -> None:
+    if unsaved.new:
+        await windows.create(conn, unsaved.new)
+    if unsaved.changed:
+        await windows.save(conn, unsaved.changed)
+    if unsaved.closed:
         await windows.close(
             conn,
-            numbers=[slot[0] for slot in closed],
-            nodes=[slot[1] for slot in closed],
-            hashes=[stored.hashes[slot] for slot in closed],
+            numbers=[number for number, _, _ in unsaved.closed],
+            nodes=[node for _, node, _ in unsaved.closed],
+            hashes=[hashed for _, _, hashed in unsaved.closed],
         )
 
 
 def _row(
     trigger: Trigger,
     slot: Slot,
+    hashed: UUID,
     window: Window,
     *,
-    stored: Stored,
     touched_at: datetime,
     retention: timedelta,
-) -> windows.StoredWindow:
-    condition = trigger.nodes[slot[1]].condition
-    described = describe(condition, window)
-    due_at = deadline_of(condition, window)
-    return windows.StoredWindow(
-        trigger_number=slot[0],
-        node=slot[1],
-        key_hash=stored.hashes.get(slot) or key_hash(slot[2]),
-        key=msgspec.json.encode(slot[2]).decode(),
+) -> StoredWindow:
+    number, node, key = slot
+    condition = trigger.nodes[node].condition
+    is_proactive = isinstance(condition, Proactive)
+    started_at, ends_at = span_of(condition, window)
+    due_at = deadline_of(condition, window) if is_proactive else None
+    return StoredWindow(
+        trigger_number=number,
+        node=node,
+        key_hash=hashed,
+        key=msgspec.json.encode(key).decode(),
         state=encode_window(
             window,
             keeps_after=trigger.keeps_after,
             keeps_events=trigger.keeps_events,
-            keeps_opener=isinstance(condition, Proactive),
+            keeps_opener=is_proactive,
         ),
-        started_at=described.started_at,
-        deadline_at=due_at or described.deadline_at,
+        started_at=started_at,
+        deadline_at=due_at or ends_at,
         alarms=due_at is not None,
         forgotten_at=forgotten_at(condition, window, touched_at=touched_at, retention=retention),
     )

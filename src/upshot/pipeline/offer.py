@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import asyncpg
 import structlog
+from msgspec import structs
 
 from upshot.core.errors import Overloaded
 from upshot.core.limits import CLAIM_RENDER_SECONDS_MAX, LEASE
@@ -113,7 +114,7 @@ async def _with_parameters(
     if failed:
         RUNS_FINISHED.labels(state="failed").inc(failed)
     return [
-        replace(
+        structs.replace(
             run,
             parameters=found.parameters.get(run, run.parameters),
             lease_until=until.get(run.id, run.lease_until),

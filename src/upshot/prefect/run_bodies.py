@@ -25,7 +25,7 @@ from upshot.core.limits import (
 from upshot.prefect.flow_filters import FlowName, or_default
 from upshot.prefect.orchestration import Policy
 from upshot.prefect.routing import Sent
-from upshot.prefect.states import StateSent
+from upshot.prefect.state_bodies import StateSent
 
 _NOT_KEPT: Final = re.compile("[\0\ud800-\udfff]")
 

@@ -8,7 +8,6 @@ from uuid import UUID
 import msgspec
 from msgspec import Struct
 
-from upshot.api.answers import raw
 from upshot.core.runs import RunState
 from upshot.prefect.orchestration import Policy
 from upshot.prefect.run_names import name_of
@@ -128,7 +127,7 @@ def flow_run_document(known: Known, *, now: datetime) -> dict[str, Any]:
         "work_pool_id": None,
         "work_pool_name": None,
         "flow_version": details.flow_version,
-        "parameters": raw(run.parameters) or {},
+        "parameters": msgspec.Raw((run.parameters or "{}").encode()),
         "idempotency_key": known.idempotency_key,
         "context": details.context,
         "empirical_policy": _policy_document(details.policy),

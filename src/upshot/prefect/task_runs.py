@@ -31,9 +31,9 @@ from upshot.prefect.routing import Sent, new_router
 from upshot.prefect.run_bodies import Kept, RunTags, Version, set_state_sent
 from upshot.prefect.run_filters import StateFilter
 from upshot.prefect.run_names import name_of
+from upshot.prefect.state_bodies import StateSent
 from upshot.prefect.states import (
     State,
-    StateSent,
     StateType,
     new_id,
     new_state,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 from uuid import UUID
 
 import msgspec
@@ -11,7 +11,6 @@ import structlog
 from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from upshot.api.services import Services
 from upshot.core.errors import Conflict, NotFound
 from upshot.core.runs import RunState
 from upshot.core.templates import RenderFailed
@@ -34,6 +33,10 @@ from upshot.prefect.standing import advanced, end_of
 from upshot.prefect.states import State, StateType, new_state, state_document, state_json
 from upshot.storage import flow_runs, queue, runs
 from upshot.storage.log import append_few
+
+if TYPE_CHECKING:
+    # The process without the API moves lost runs on too, and has no need of its framework.
+    from upshot.api.services import Services
 
 _BEGINNING = (StateType.PENDING, StateType.RUNNING)
 
@@ -72,7 +75,7 @@ class Transition:
 
 
 async def propose(
-    services: Services,
+    services: "Services",
     run_id: UUID,
     type_: StateType,
     proposed: Callable[[Known, datetime], State],
@@ -111,7 +114,7 @@ def _note_begun(before: Known, now: datetime) -> None:
         log.info("claimed", run=str(before.run.id), worker=flow_runs.WORKER)
 
 
-def tell(services: Services, transition: Transition) -> None:
+def tell(services: "Services", transition: Transition) -> None:
     """Wake who waits for what was committed."""
     if not transition.is_new:
         return
@@ -331,7 +334,7 @@ class _Rendered:
     error: str | None = None
 
 
-async def _rendered(services: Services, run_id: UUID) -> _Rendered:
+async def _rendered(services: "Services", run_id: UUID) -> _Rendered:
     async with services.database.begin() as conn:
         run = await flow_runs.load(conn, run_id)
     if run is None or run.template is None or run.is_leased or run.finished_at is not None:

@@ -3,23 +3,22 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from importlib.resources import as_file, files
+from importlib.resources import files
 
 import asyncpg
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from upshot.core.errors import UpshotError
+from upshot.core.limits import BACKTESTS_AT_ONCE_MAX
+from upshot.storage.log import READER_SETTINGS
 
 CONNECT_SECONDS_MAX = 5.0
 STATEMENT_SECONDS_MAX = 30.0
 POOL_CONNECTIONS_MAX = 8
+READER_KEPT_SECONDS = 5.0
 _MIGRATING = 0x7570_7368  # the advisory lock of whoever migrates: "upsh"
 
 AWAY = (
@@ -74,6 +73,7 @@ class Database:
             pool_timeout=CONNECT_SECONDS_MAX,
             pool_pre_ping=True,
         )
+        self._readers: asyncpg.Pool | None = None
 
     async def connect(self, **server_settings: str) -> asyncpg.Connection:
         """A connection of one's own. It talks UTC and calls itself `upshot`."""
@@ -95,6 +95,23 @@ class Database:
             },
         )
 
+    @asynccontextmanager
+    async def reader(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection that reads the log, kept for a moment: who asks for page after page finds
+        it again, with its plans.
+        """
+        if self._readers is None:
+            self._readers = asyncpg.create_pool(
+                connect=lambda *_, **__: self.connect(**READER_SETTINGS),
+                min_size=0,
+                max_size=BACKTESTS_AT_ONCE_MAX,
+                max_inactive_connection_lifetime=READER_KEPT_SECONDS,
+                reset=_left_as_it_was,
+            )
+            await self._readers
+        async with self._readers.acquire() as conn:
+            yield conn
+
     def begin(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """A pooled connection in a transaction that commits at the end of the block."""
         return self.engine.begin()
@@ -110,23 +127,49 @@ class Database:
 
     async def migrate(self) -> None:
         """Bring the schema to this version's. Safe to call from several processes at once."""
+        if await self.is_migrated():
+            return
         async with self.engine.connect() as conn:
             await conn.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATING})
             await conn.commit()
             try:
-                await conn.run_sync(_upgrade)
-                await conn.commit()
+                await self._upgrade(conn)
             finally:
                 await conn.rollback()
                 await conn.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _MIGRATING})
 
+    async def _upgrade(self, conn: AsyncConnection) -> None:
+        if await self.is_migrated():
+            return  # by another process, meanwhile
+        # Alembic is much to import, and seldom needed.
+        from upshot.storage.migrating import upgrade
+
+        await conn.run_sync(upgrade)
+        await conn.commit()
+
     async def is_migrated(self) -> bool:
         """Whether the schema is exactly this version's."""
-        async with self.engine.connect() as conn:
-            return await conn.run_sync(lambda sync: _current(sync) == _head())
+        return await self.revision() == _newest_revision()
+
+    async def revision(self) -> str | None:
+        """Of the schema; None: there is none yet."""
+        async with self.driver() as conn:
+            try:
+                revision: str | None = await conn.fetchval(
+                    "SELECT version_num FROM alembic_version"
+                )
+            except asyncpg.UndefinedTableError:
+                return None
+            return revision
 
     async def close(self) -> None:
+        if self._readers is not None:
+            self._readers.terminate()
         await self.engine.dispose()
+
+
+async def _left_as_it_was(_: asyncpg.Connection) -> None:
+    """Who only reads changes no setting and takes no lock: there is nothing to ask for again."""
 
 
 def _for_asyncpg(url: str) -> str:
@@ -140,33 +183,10 @@ def _for_asyncpg(url: str) -> str:
     return f"postgresql://{rest}"
 
 
-def _config(location: str) -> Config:
-    config = Config()
-    config.set_main_option("script_location", location)
-    return config
-
-
-def _upgrade(connection: Connection) -> None:
-    with as_file(files("upshot") / "migrations") as location:
-        config = _config(str(location))
-        revision = _current(connection)
-        known = {script.revision for script in ScriptDirectory(str(location)).walk_revisions()}
-        if revision is not None and revision not in known:
-            raise WrongDatabase(
-                f"The database is at schema {revision}, which this version does not know. "
-                "It was migrated by a newer Upshot: run that version."
-            )
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-
-
-def _current(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
-
-
-def _head() -> str | None:
-    with as_file(files("upshot") / "migrations") as location:
-        return ScriptDirectory(str(location)).get_current_head()
+def _newest_revision() -> str:
+    """That of the last file of migrations, whose name begins with it."""
+    versions = files("upshot") / "migrations" / "versions"
+    return max(one.name for one in versions.iterdir() if one.name[0].isdigit()).partition("_")[0]
 
 
 def without_password(url: str) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
@@ -31,6 +32,10 @@ _CHANGES = ("upshot.trigger.", "upshot.key.")
 
 _COLUMNS = (
     "occurred_at", "id", "follows", "size", "name", "resource_id", "labels", "related", "payload",
+)  # fmt: skip
+_as_row = attrgetter(
+    "occurred", "id", "follows", "size", "name", "resource_id", "labels_json", "related_json",
+    "payload_json",
 )  # fmt: skip
 
 
@@ -89,24 +94,7 @@ _related_decoder = msgspec.json.Decoder(list[dict[str, str]])
 
 async def append(conn: asyncpg.Connection, events: Iterable[NewEvent]) -> None:
     """COPY events into the log. Position, transaction and time of receipt are the database's."""
-    await conn.copy_records_to_table(
-        "events",
-        columns=_COLUMNS,
-        records=[
-            (
-                event.occurred,
-                event.id,
-                event.follows,
-                event.size,
-                event.name,
-                event.resource_id,
-                event.labels_json,
-                event.related_json,
-                event.payload_json,
-            )
-            for event in events
-        ],
-    )
+    await conn.copy_records_to_table("events", columns=_COLUMNS, records=map(_as_row, events))
 
 
 async def append_ended(conn: asyncpg.Connection, runs: Iterable[EndedRun]) -> None:

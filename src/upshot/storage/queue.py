@@ -1,11 +1,12 @@
 """Runs as the line moves them: made, claimed under a lease, finished behind a fence."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import asyncpg
+from msgspec import Struct
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -16,11 +17,11 @@ from upshot.storage import log
 _CLAIMING = 0x7570_636C  # the advisory lock of whoever claims: "upcl"
 
 
-@dataclass(frozen=True, slots=True)
-class NewRun:
+class NewRun(Struct, frozen=True, kw_only=True, gc=False):
     """A run to be made; JSON as text. `error` makes it one that has failed already.
 
-    `depth` is how many runs in a row led to it.
+    `depth` is how many runs in a row led to it. A Struct and not a dataclass: one is made for
+    every firing.
     """
 
     id: UUID
@@ -39,13 +40,17 @@ class NewRun:
     template: str | None
     error: str | None
     depth: int = 0
+    may_overlap: bool = True
+    """Other runs of its deployment, for the same key, may be under way at the same time."""
     action: str | None = None
     """What made it, where its trigger has actions (`announcing.made_by`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedRun:
-    """A run that is ours until `lease` runs out; JSON as text."""
+class ClaimedRun(Struct, frozen=True, gc=False):
+    """A run that is ours until `lease` runs out; JSON as text.
+
+    A Struct and not a dataclass, as `Outcome`: one is made for every call.
+    """
 
     id: UUID
     lease: UUID
@@ -66,8 +71,7 @@ class ClaimedRun:
     breaker: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True, gc=False):
     """How an attempt ended. `state` is the run's next one; `running` means the runner works on.
 
     `error` is the attempt's; `run_error` why the run failed, where that says more.
@@ -91,12 +95,13 @@ class Outcome:
 
 
 async def defaults_of(conn: asyncpg.Connection, names: Sequence[str]) -> list[asyncpg.Record]:
-    """What deployments give to their runs: `name`, `id`, `parameters`, `parameter_schema` as text.
+    """What deployments give to their runs: `name`, `id`, `parameters`, `parameter_schema` as text,
+    `overlap`.
 
     Until the transaction ends none of them can be deleted, so that no run is left without one.
     """
     rows: list[asyncpg.Record] = await conn.fetch(
-        "SELECT name, id, parameters, parameter_schema FROM deployments "
+        "SELECT name, id, parameters, parameter_schema, overlap FROM deployments "
         "WHERE name = ANY($1::text[]) ORDER BY name FOR KEY SHARE",
         names,
     )
@@ -106,7 +111,7 @@ async def defaults_of(conn: asyncpg.Connection, names: Sequence[str]) -> list[as
 async def defaults_by_id(conn: asyncpg.Connection, ids: Sequence[UUID]) -> list[asyncpg.Record]:
     """As `defaults_of`, for deployments that are known by their ids."""
     rows: list[asyncpg.Record] = await conn.fetch(
-        "SELECT name, id, parameters, parameter_schema FROM deployments "
+        "SELECT name, id, parameters, parameter_schema, overlap FROM deployments "
         "WHERE id = ANY($1::uuid[]) ORDER BY name FOR KEY SHARE",
         ids,
     )
@@ -146,7 +151,7 @@ def enqueue_sql(ids: str, *, due_at: str) -> str:
     """
 
 
-async def create(conn: asyncpg.Connection, runs: Sequence[NewRun], *, now: datetime) -> None:
+async def create(conn: asyncpg.Connection, runs: Sequence[NewRun]) -> None:
     """COPY runs, and the queue's rows of those that have not failed already.
 
     The log is told of those that have, except where a chain is too deep: it would go on for ever.
@@ -155,6 +160,8 @@ async def create(conn: asyncpg.Connection, runs: Sequence[NewRun], *, now: datet
     Raises:
         asyncpg.UniqueViolationError: a run of this firing is there already.
     """
+    failed = [run for run in runs if run.error is not None]
+    now: Any = await conn.fetchval("SELECT now()") if failed else None
     await conn.copy_records_to_table(
         "runs",
         columns=(
@@ -189,32 +196,22 @@ async def create(conn: asyncpg.Connection, runs: Sequence[NewRun], *, now: datet
     )  # fmt: skip
     await _enqueue(conn, [run for run in runs if run.error is None])
     await log.append_ended(
-        conn,
-        [
-            _ended_at_once(run, now=now)
-            for run in runs
-            if run.error is not None and run.depth <= CHAIN_DEPTH_MAX
-        ],
+        conn, [_ended_at_once(run, now=now) for run in failed if run.depth <= CHAIN_DEPTH_MAX]
     )
 
 
 async def _enqueue(conn: asyncpg.Connection, runs: Sequence[NewRun]) -> None:
     """Most runs may overlap, and are copied; the others look for the slot of their key."""
-    rows = await conn.fetch(
-        "SELECT name FROM deployments WHERE name = ANY($1::text[]) AND overlap <> 'allow'",
-        list({run.deployment for run in runs}),
-    )
-    alone = {row["name"] for row in rows}
     await conn.copy_records_to_table(
         "run_queue",
         columns=("run_id", "due_at", "state", "deployment"),
         records=[
             (run.id, run.scheduled_at, "scheduled", run.deployment)
             for run in runs
-            if run.deployment not in alone
+            if run.may_overlap
         ],
     )
-    asking = [run.id for run in runs if run.deployment in alone]
+    asking = [run.id for run in runs if not run.may_overlap]
     if asking:
         queued = {row["run_id"] for row in await conn.fetch(_ENQUEUE, asking)}
         skipped = [one for one in asking if one not in queued]
@@ -240,11 +237,29 @@ UPDATE run_queue AS q SET waits = false FROM next WHERE q.run_id = next.run_id
 """
 
 
+# Two statements in one message; the status is the second's.
+_LOCK_AND_LOOK = f"SELECT pg_advisory_xact_lock({_CLAIMING}); SELECT FROM slots_changed LIMIT 1"
+
+
+CLAIMER_SETTINGS = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+}
+"""For connections that claim in turns: a plan, by the indexes, is made for many turns. To make one
+takes as long as to claim twenty runs. See `plan_anew`."""
+
+
+async def plan_anew(conn: asyncpg.Connection) -> None:
+    """What was planned while the queue was empty does not suit one that is full."""
+    await conn.execute("DISCARD PLANS")
+
+
 # The deployments with waiting runs are found by skipping through run_queue_waiting, one probe a
 # deployment, so that a long queue of one costs the others nothing. Each has as much room as it has
 # fewer leased runs (run_queue_leased) than max_concurrency. A breaker that is not closed leaves
 # less: nothing before the next probe is due, and then so many calls, for which what a runner took
-# over with a 202 does not count. Who is not called has no breaker.
+# over with a 202 does not count. Who is not called has no breaker. `= ANY`: see _FINISH.
 CLAIM = """
 WITH RECURSIVE waiting (deployment) AS (
     (SELECT deployment FROM run_queue WHERE lease IS NULL AND NOT waits
@@ -276,7 +291,7 @@ WITH RECURSIVE waiting (deployment) AS (
     UPDATE run_queue AS q
        SET lease = gen_random_uuid(), lease_until = now() + $2, state = 'running',
            attempt = q.attempt + 1, started_at = now(), worker = $5
-      FROM picked WHERE q.run_id = picked.run_id
+     WHERE q.run_id = ANY (ARRAY(SELECT run_id FROM picked))
     RETURNING q.run_id, q.lease, q.lease_until, q.attempt, q.retries_used, q.started_at, q.due_at,
               q.deployment
 )
@@ -295,11 +310,11 @@ SELECT c.run_id AS id, c.lease, c.lease_until, c.attempt, c.retries_used, c.star
 async def claim(conn: asyncpg.Connection, *, limit: int, lease: timedelta) -> list[ClaimedRun]:
     """Claim up to `limit` due runs to call, of each deployment at most as many as it has room for.
 
-    Needs a transaction.
+    The oldest come first. Needs a transaction.
     """
     await _begin_claim(conn)
     rows = await conn.fetch(CLAIM, limit, lease, "webhook", None, None)
-    return [ClaimedRun(**dict(row)) for row in rows]
+    return _oldest_first(rows)
 
 
 async def claim_for_worker(
@@ -313,6 +328,10 @@ async def claim_for_worker(
     """Likewise for a worker that pulls, the oldest first. None: of all deployments that do."""
     await _begin_claim(conn)
     rows = await conn.fetch(CLAIM, limit, lease, "pull", deployments, worker)
+    return _oldest_first(rows)
+
+
+def _oldest_first(rows: Iterable[asyncpg.Record]) -> list[ClaimedRun]:
     return sorted((ClaimedRun(**dict(row)) for row in rows), key=lambda run: run.due_at)
 
 
@@ -321,8 +340,9 @@ async def _begin_claim(conn: asyncpg.Connection) -> None:
 
     The statement after it sees what the claimer before has committed.
     """
-    await conn.execute("SELECT pg_advisory_xact_lock($1)", _CLAIMING)
-    await conn.execute(_GIVE_SLOTS, SLOTS_LOOKED_AT_MAX)
+    found = await conn.execute(_LOCK_AND_LOOK)
+    if found != "SELECT 0":
+        await conn.execute(_GIVE_SLOTS, SLOTS_LOOKED_AT_MAX)
 
 
 async def hold_claims(conn: AsyncConnection) -> None:
@@ -368,6 +388,10 @@ UPDATE runs AS r SET state = 'cancelled', finished_at = now(), error = $2
  WHERE id = ANY($1::uuid[]) RETURNING {ENDED}, 0 AS attempts
 """
 
+# A row of the queue is reached by its key, however empty Postgres believes the queue to be: `= ANY`
+# is a condition of the index, where a join may become a filter of all rows. Leases are compared in
+# a way that does not lead to run_queue_leased, which is full of dead rows.
+#
 # What ended is joined to all that was held in full, because Postgres expects a row of each, would
 # compare every one with every other, and cannot do a full join like that.
 _FINISH = f"""
@@ -375,14 +399,21 @@ WITH given AS (
     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::interval[], $5::text[],
                          $6::text[], $7::bool[])
         AS g (run_id, lease, state, again_after, error, parameters, uses_retry)
+), attempted AS (
+    INSERT INTO attempts (run_id, number, started_at, duration, status, outcome, error, response)
+    SELECT * FROM unnest($1::uuid[], $8::int[], $9::timestamptz[], $10::float8[], $11::smallint[],
+                         $12::text[], $13::text[], $14::text[])
+    ON CONFLICT DO NOTHING
 ), held AS (
     SELECT q.run_id, q.deployment, q.attempt, g.state, g.again_after, g.error, g.parameters,
            g.uses_retry
-      FROM run_queue AS q JOIN given AS g ON g.run_id = q.run_id AND g.lease = q.lease
+      FROM run_queue AS q
+      JOIN given AS g ON g.run_id = q.run_id AND g.lease IS NOT DISTINCT FROM q.lease
+     WHERE q.run_id = ANY ($1)
      ORDER BY q.run_id FOR UPDATE OF q
 ), ended AS (
-    DELETE FROM run_queue AS q USING held AS h
-     WHERE q.run_id = h.run_id AND h.state IN ('completed', 'failed')
+    DELETE FROM run_queue
+     WHERE run_id = ANY (ARRAY(SELECT run_id FROM held WHERE state IN ('completed', 'failed')))
 ), again AS (
     UPDATE run_queue AS q
        SET state = 'retrying', lease = NULL, lease_until = NULL, worker = NULL,
@@ -424,13 +455,6 @@ async def finish_if_leased(conn: asyncpg.Connection, outcomes: Sequence[Outcome]
         [outcome.run_error or outcome.error for outcome in outcomes],
         [outcome.parameters for outcome in outcomes],
         [outcome.uses_retry for outcome in outcomes],
-    )
-    await conn.execute(
-        "INSERT INTO attempts "
-        "(run_id, number, started_at, duration, status, outcome, error, response) "
-        "SELECT * FROM unnest($1::uuid[], $2::int[], $3::timestamptz[], $4::float8[], "
-        "$5::smallint[], $6::text[], $7::text[], $8::text[]) ON CONFLICT DO NOTHING",
-        [outcome.run_id for outcome in outcomes],
         [outcome.attempt for outcome in outcomes],
         [outcome.started_at for outcome in outcomes],
         [outcome.duration for outcome in outcomes],
@@ -450,9 +474,10 @@ async def renew(
     rows = await conn.fetch(
         "UPDATE run_queue AS q SET lease_until = now() + $3 "
         "FROM (SELECT q.run_id FROM run_queue AS q "
-        "JOIN unnest($1::uuid[], $2::uuid[]) AS mine (run_id, lease) USING (run_id, lease) "
+        "JOIN unnest($1::uuid[], $2::uuid[]) AS mine (run_id, lease) ON mine.run_id = q.run_id "
+        "AND mine.lease IS NOT DISTINCT FROM q.lease WHERE q.run_id = ANY ($1) "
         "ORDER BY q.run_id FOR UPDATE OF q) AS held "
-        "WHERE q.run_id = held.run_id RETURNING q.lease",
+        "WHERE q.run_id = held.run_id AND q.run_id = ANY ($1) RETURNING q.lease",
         [run_id for run_id, _ in runs],
         [lease_id for _, lease_id in runs],
         lease,

@@ -30,7 +30,9 @@ class Stretch:
     """Some of a span's events, in the order of the log.
 
     Every row has `xid`, `position`, `received_at`, `id`, `follows` and `wanted`; where that is true
-    it has all that `event_of` needs.
+    it has all that `event_of` needs. `number` counts the stretch's events up to the row, with those
+    that are left out, and `reached_at` is when the latest of them was received, where that is not
+    the row's own.
     """
 
     rows: Sequence[asyncpg.Record]
@@ -44,10 +46,11 @@ class Stretch:
 
 # Transactions' numbers grow with time, and there is no index of their time. So the numbers are
 # halved until the first is found for which $1 is not later than what a probe finds there.
+# A cast is called by its column's name: a bare `ORDER BY xid` would sort the whole log by it.
 _HALVED = """
 WITH RECURSIVE halved (low, high) AS (
-    SELECT (SELECT xid::text::int8 FROM events ORDER BY xid, position LIMIT 1),
-           (SELECT xid::text::int8 + 1 FROM events ORDER BY xid DESC, position DESC LIMIT 1)
+    SELECT (SELECT xid::text::int8 FROM events ORDER BY events.xid, position LIMIT 1),
+           (SELECT xid::text::int8 + 1 FROM events ORDER BY events.xid DESC, position DESC LIMIT 1)
     UNION ALL
     SELECT CASE WHEN is_before THEN middle + 1 ELSE low END,
            CASE WHEN is_before THEN high ELSE middle END
@@ -70,8 +73,11 @@ UNTIL_XID = _HALVED.format(
     "ORDER BY xid, position LIMIT 1"
 )
 
+# One pass over the page: several would copy its rows each time. What comes behind one that follows
+# another may be waited for.
 _SHOWN = """
-SELECT xid::text::int8 AS xid, position, received_at, id, follows, wanted, size,
+SELECT xid::text::int8 AS xid, position, number, number = $8 OR bytes >= $5 AS is_cut,
+       received_at, nullif(reached_at, received_at) AS reached_at, id, follows, wanted,
        CASE WHEN wanted THEN occurred_at END AS occurred_at,
        CASE WHEN wanted THEN name END AS name,
        CASE WHEN wanted THEN resource_id END AS resource_id,
@@ -79,12 +85,16 @@ SELECT xid::text::int8 AS xid, position, received_at, id, follows, wanted, size,
        CASE WHEN wanted THEN related END AS related,
        CASE WHEN wanted THEN payload END AS payload
 FROM (
-    SELECT page.*, coalesce(sum(size) FILTER (WHERE wanted)
-                            OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)
-                   AS bytes_before
-    FROM page
+    SELECT page.*, CASE WHEN wanted THEN size ELSE 0 END AS weight,
+           row_number() OVER so_far AS number,
+           sum(CASE WHEN wanted THEN size ELSE 0 END) OVER so_far AS bytes,
+           max(received_at) OVER so_far AS reached_at,
+           count(follows) OVER so_far AS following,
+           lead(false, 1, true) OVER so_far AS is_last
+    FROM page WINDOW so_far AS (ROWS UNBOUNDED PRECEDING)
 ) AS sized
-WHERE bytes_before < $5
+WHERE bytes - weight < $5
+  AND (wanted OR following > 0 OR is_last OR $10)
 """
 
 _WANTED = "(name = ANY ($6::text[]) OR name LIKE ANY ($7::text[])) AS wanted"
@@ -139,10 +149,13 @@ async def read(
     limit: int,
     names: Sequence[Pattern] | None = None,
     bytes_max: int = BATCH_BYTES_MAX,
+    is_whole: bool = True,
 ) -> Stretch:
     """The next `limit` events of a span at most (events_in_commit_order).
 
-    An event is wanted if one of `names` matches its name, or whatever it is called.
+    An event is wanted if one of `names` matches its name, or whatever it is called. Others may be
+    left out of a stretch that need not be whole, up to the first event that follows another; the
+    last is there.
     """
     xid, position = after or (span.xid_from, 0)
     rows = await conn.fetch(
@@ -155,8 +168,9 @@ async def read(
         *_names(names),
         limit,
         span.xid_until,
+        is_whole,
     )
-    return _stretch(rows, limit=limit, bytes_max=bytes_max)
+    return _stretch(rows)
 
 
 async def read_of_resources(
@@ -182,8 +196,9 @@ async def read_of_resources(
         *_names(names),
         limit,
         list(resource_ids),
+        True,
     )
-    return _stretch(rows, limit=limit, bytes_max=bytes_max)
+    return _stretch(rows)
 
 
 def names_wanted(triggers: Iterable[Trigger]) -> tuple[Pattern, ...] | None:
@@ -231,7 +246,7 @@ def _literally(part: str) -> str:
     return part.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
-def _stretch(rows: Sequence[asyncpg.Record], *, limit: int, bytes_max: int) -> Stretch:
-    is_cut = len(rows) == limit or sum(row["size"] for row in rows if row["wanted"]) >= bytes_max
-    after = (rows[-1]["xid"], rows[-1]["position"]) if rows and is_cut else None
-    return Stretch(rows, after)
+def _stretch(rows: Sequence[asyncpg.Record]) -> Stretch:
+    if not rows or not rows[-1]["is_cut"]:
+        return Stretch(rows, None)
+    return Stretch(rows, (rows[-1]["xid"], rows[-1]["position"]))

@@ -64,7 +64,7 @@ ORDER BY position DESC LIMIT $4
 FLOOR = """
 SELECT xid::text::int8 AS xid, position FROM events
 WHERE (xid, position) < ($1::int8::text::xid8, $2::int8)
-ORDER BY xid DESC, position DESC OFFSET $3 LIMIT 1
+ORDER BY events.xid DESC, position DESC OFFSET $3 LIMIT 1
 """
 
 FLOOR_OF_RESOURCE = """

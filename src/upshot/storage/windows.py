@@ -1,19 +1,21 @@
 """The open windows of every trigger's keys: read, written, due and forgotten in batches."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from uuid import UUID
 
 import asyncpg
+from msgspec import Struct
+from msgspec.structs import astuple
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredWindow:
+class StoredWindow(Struct, frozen=True, kw_only=True, gc=False):
     """A row of `windows`. `key` is the JSON array of its values, `state` what the core encoded.
 
     `started_at` None: nothing is open, the row only remembers what closed it. `alarms`: the
-    evaluator has to decide it at `deadline_at`.
+    evaluator has to decide it at `deadline_at`. A Struct and not a dataclass: one is made for
+    every event that is evaluated.
     """
 
     trigger_number: int
@@ -27,10 +29,25 @@ class StoredWindow:
     forgotten_at: datetime
 
 
+_COLUMNS = StoredWindow.__struct_fields__
+
+# By their keys, so that neighbours in the index are written one after the other.
+_in_order = attrgetter("trigger_number", "node", "key_hash.int")
+
 LOAD = """
-SELECT w.trigger_number, w.node, w.key_hash, w.key, w.state, w.deadline_at
-FROM unnest($1::int[], $2::smallint[], $3::uuid[]) AS asked (trigger_number, node, key_hash)
+SELECT asked.place, w.state, w.deadline_at
+FROM unnest($1::int[], $2::smallint[], $3::uuid[]) WITH ORDINALITY
+     AS asked (trigger_number, node, key_hash, place)
 JOIN windows AS w USING (trigger_number, node, key_hash)
+"""
+
+SAVE = f"""
+INSERT INTO windows ({", ".join(_COLUMNS)})
+SELECT * FROM unnest($1::int[], $2::smallint[], $3::uuid[], $4::text[], $5::text[],
+                     $6::timestamptz[], $7::timestamptz[], $8::boolean[], $9::timestamptz[])
+ON CONFLICT (trigger_number, node, key_hash) DO UPDATE
+SET state = excluded.state, started_at = excluded.started_at, deadline_at = excluded.deadline_at,
+    alarms = excluded.alarms, forgotten_at = excluded.forgotten_at
 """
 
 DUE = """
@@ -52,8 +69,7 @@ async def load(
     nodes: Sequence[int],
     hashes: Sequence[UUID],
 ) -> list[asyncpg.Record]:
-    """The windows of these keys: `trigger_number`, `node`, `key_hash`, `key`, `state`,
-    `deadline_at`.
+    """The windows of these keys: `place` among those asked for (from 1), `state`, `deadline_at`.
 
     By primary key (windows_pkey), one probe a key.
     """
@@ -62,7 +78,9 @@ async def load(
 
 
 async def due(conn: asyncpg.Connection, *, before: datetime, limit: int) -> list[asyncpg.Record]:
-    """Windows to be decided by `before`, the longest overdue first (windows_due), as `load`."""
+    """Windows to be decided by `before`, the longest overdue first (windows_due): their
+    `trigger_number`, `node`, `key_hash`, `key`, `state`, `deadline_at`.
+    """
     rows: list[asyncpg.Record] = await conn.fetch(DUE, before, limit)
     return rows
 
@@ -75,27 +93,21 @@ async def due_of(
     return rows
 
 
+async def create(conn: asyncpg.Connection, windows: Sequence[StoredWindow]) -> None:
+    """COPY windows of which none is stored.
+
+    Raises:
+        asyncpg.UniqueViolationError: one is there already.
+    """
+    await conn.copy_records_to_table(
+        "windows", columns=_COLUMNS, records=map(astuple, sorted(windows, key=_in_order))
+    )
+
+
 async def save(conn: asyncpg.Connection, windows: Sequence[StoredWindow]) -> None:
     """Write windows, new or changed."""
-    await conn.execute(
-        "INSERT INTO windows (trigger_number, node, key_hash, key, state, started_at, "
-        "deadline_at, alarms, forgotten_at) "
-        "SELECT * FROM unnest($1::int[], $2::smallint[], $3::uuid[], $4::text[], $5::text[], "
-        "$6::timestamptz[], $7::timestamptz[], $8::boolean[], $9::timestamptz[]) "
-        "ON CONFLICT (trigger_number, node, key_hash) DO UPDATE "
-        "SET state = excluded.state, started_at = excluded.started_at, "
-        "deadline_at = excluded.deadline_at, alarms = excluded.alarms, "
-        "forgotten_at = excluded.forgotten_at",
-        [window.trigger_number for window in windows],
-        [window.node for window in windows],
-        [window.key_hash for window in windows],
-        [window.key for window in windows],
-        [window.state for window in windows],
-        [window.started_at for window in windows],
-        [window.deadline_at for window in windows],
-        [window.alarms for window in windows],
-        [window.forgotten_at for window in windows],
-    )
+    rows = map(astuple, sorted(windows, key=_in_order))
+    await conn.execute(SAVE, *zip(*rows, strict=True))
 
 
 async def close(

@@ -18,7 +18,7 @@ from upshot.pipeline.deliver import Deliverer
 from upshot.pipeline.evaluate import Evaluator
 from upshot.pipeline.ingest import Ingest
 from upshot.storage import log as event_log
-from upshot.storage import partitions
+from upshot.storage import partitions, queue
 from upshot.storage.database import AWAY, REFUSED, Database, is_away, reason_of
 from upshot.workers.signals import Signals
 
@@ -26,6 +26,9 @@ EVALUATE, EVALUATED, DELIVER, OFFER = "evaluate", "evaluated", "deliver", "offer
 TAIL = "tail"
 
 POLL_SECONDS = 0.5
+PLANS_KEPT_SECONDS = 1.0
+TURN_SHARED_SECONDS = 0.001
+"""So long may a call that has ended wait to be written down together with others."""
 STANDBY_POLL_SECONDS = 1.0
 RESCUE_SECONDS = 5.0
 TIDY_SECONDS = 60.0
@@ -176,13 +179,21 @@ async def wait_for_hint(hint: asyncio.Event, seconds: float) -> None:
 
 async def deliver(line: Line, stage: Deliverer) -> None:
     """Claim and record in turns; the calls go on by themselves, also while the database is away."""
-    async with connection(line, application_name="upshot deliver") as conn:
+    settings = {**queue.CLAIMER_SETTINGS, "application_name": "upshot deliver"}
+    clock = asyncio.get_running_loop().time
+    async with connection(line, **settings) as conn:
+        planned_at = clock()
         with line.signals.listening(DELIVER) as hint:
             while not line.stopping.is_set():
                 hint.clear()
+                if clock() - planned_at > PLANS_KEPT_SECONDS:
+                    await queue.plan_anew(conn)
+                    planned_at = clock()
                 await stage.turn(conn)
                 if not stage.has_ended:
                     await wait_for_hint(hint, POLL_SECONDS)
+                if stage.has_ended:
+                    await wait_for_hint(stage.all_ended, TURN_SHARED_SECONDS)
             await stage.drain(conn, within=DRAIN)
 
 

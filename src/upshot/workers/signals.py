@@ -18,7 +18,7 @@ class Signals:
 
     def __init__(self) -> None:
         self._listening: dict[str, set[asyncio.Event]] = defaultdict(set)
-        self._soon: set[str] = set()
+        self._soon: dict[str, asyncio.TimerHandle] = {}
         self._to_tell: set[str] = set()
         self._has_to_tell = asyncio.Event()
         self._peer: socket.socket | None = None
@@ -43,17 +43,21 @@ class Signals:
     def wake_soon(self, name: str) -> None:
         """Likewise a moment later, once for all who ask until then."""
         if name not in self._soon:
-            self._soon.add(name)
-            asyncio.get_running_loop().call_later(SOON_SECONDS, self._wake_now, name)
+            self._soon[name] = asyncio.get_running_loop().call_later(
+                SOON_SECONDS, self._wake_now, name
+            )
 
     def _wake_now(self, name: str) -> None:
-        self._soon.discard(name)
+        del self._soon[name]
         self.wake(name)
 
     def wake_here(self, name: str) -> None:
         """Wake who listens in this process, and nobody else."""
         for event in self._listening[name]:
             event.set()
+        if self._listening[name] and name in self._soon:
+            # They look now, and see what they were to be woken for.
+            self._soon.pop(name).cancel()
 
     def wake_peer(self, name: str) -> None:
         """Wake who listens in the other process of this server, if there is one."""

@@ -133,9 +133,12 @@ def _quotes_decoded(sent: Sent, payload_json: str | None) -> int:
         quotes += 2 + (payload_json.count('"') if payload_json else 0)
     if sent.related is not UNSET:
         quotes += 2 + 4 * sum(map(len, sent.related or ()))
-    for value in (sent.occurred, sent.id, sent.follows):
-        if value is not UNSET:
-            quotes += 4 if value else 2
+    if sent.occurred is not UNSET:
+        quotes += 4 if sent.occurred else 2
+    if sent.id is not UNSET:
+        quotes += 4 if sent.id else 2
+    if sent.follows is not UNSET:
+        quotes += 4 if sent.follows else 2
     return quotes
 
 

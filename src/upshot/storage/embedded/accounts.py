@@ -22,14 +22,14 @@ def account_for(data_dir: Path) -> Account | None:
     if os.geteuid() != 0:
         return None
     account = _owner(cluster_of(data_dir)) or _ensure_account()
-    for folder in reversed(data_dir.parents):
-        if not _can_enter(folder, account):
-            raise EmbeddedUnavailable(
-                f"Postgres runs as the user {OS_USER!r}, who may not enter {folder}, and so cannot "
-                f"reach the data directory {data_dir}. Leave UPSHOT_DATA_DIR unset for "
-                f"{default_data_dir()}, or name another one."
-            )
-    if not _can_enter(data_dir, account):
+    closed = _first_closed([*reversed(data_dir.parents), data_dir], account)
+    if closed not in (None, data_dir):
+        raise EmbeddedUnavailable(
+            f"Postgres runs as the user {OS_USER!r}, who may not enter {closed}, and so cannot "
+            f"reach the data directory {data_dir}. Leave UPSHOT_DATA_DIR unset for "
+            f"{default_data_dir()}, or name another one."
+        )
+    if closed == data_dir:
         # This one folder is Upshot's own: the one group may pass, and may not list it.
         os.chown(data_dir, -1, account.gid)
         data_dir.chmod(data_dir.stat().st_mode & 0o7707 | 0o010)
@@ -61,9 +61,12 @@ def _ensure_account() -> Account:
     return Account(uid=entry.pw_uid, gid=entry.pw_gid)
 
 
-def _can_enter(folder: Path, account: Account) -> bool:
-    probe = ["/bin/sh", "-c", 'test -x "$1"', "sh", str(folder)]
-    return run_as(probe, account, cwd=Path("/")).returncode == 0
+def _first_closed(folders: list[Path], account: Account) -> Path | None:
+    """Which of these the account may not enter."""
+    script = 'n=0; for f; do test -x "$f" || { echo $n; exit; }; n=$((n + 1)); done'
+    probe = ["/bin/sh", "-c", script, "sh", *map(str, folders)]
+    said = run_as(probe, account, cwd=Path("/")).stdout.strip()
+    return folders[int(said)] if said else None
 
 
 def give(path: Path, account: Account | None) -> None:
