@@ -1,6 +1,7 @@
 """The demo's runner takes what is signed, once."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -63,3 +64,13 @@ def test_a_call_that_makes_no_sense_is_refused(runner: Runner, body: bytes) -> N
 
 def test_a_body_that_is_too_large_is_refused_unread(runner: Runner) -> None:
     assert post(runner, body=bytes(BODY_BYTES_MAX + 1)) == 413
+
+
+def test_an_answer_comes_in_one_piece(runner: Runner) -> None:
+    """Of two the second would wait until the caller acknowledges the first: 40 ms a call."""
+    port = httpx.URL(runner.url).port
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as caller:
+        caller.sendall(b"POST /run HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
+        head, _, body = caller.recv(65_536).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 401")
+    assert json.loads(body)["error"]

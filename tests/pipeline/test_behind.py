@@ -1,7 +1,8 @@
 """Work behind work: in order, one at a time, and no failure is lost."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 
@@ -55,14 +56,14 @@ async def test_when_the_caller_fails_nothing_goes_on() -> None:
     assert ended == ["cancelled"]
 
 
-async def _all(*work: Callable[[], Awaitable[None]]) -> None:
+async def _all(*work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     async with Behind() as behind:
         for one in work:
             await behind.do(one)
 
 
 async def _beside(
-    work: Callable[[], Awaitable[None]], caller: Callable[[], Awaitable[None]]
+    work: Callable[[], Coroutine[Any, Any, None]], caller: Callable[[], Coroutine[Any, Any, None]]
 ) -> None:
     async with Behind() as behind:
         await behind.do(work)
@@ -74,7 +75,7 @@ async def failing() -> None:
     raise ZeroDivisionError
 
 
-def noting(begun: list[str]) -> Callable[[], Awaitable[None]]:
+def noting(begun: list[str]) -> Callable[[], Coroutine[Any, Any, None]]:
     async def note() -> None:
         begun.append("begun")
 

@@ -1,9 +1,9 @@
 """One thing at a time, done while the next is prepared."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 
 class Behind:
@@ -28,12 +28,8 @@ class Behind:
                 self._task.cancel()
                 await asyncio.wait([self._task])
 
-    async def do(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def do(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Begin with it once the piece before is done."""
         if self._task is not None:
             await self._task
-        self._task = asyncio.ensure_future(_done(work))
-
-
-async def _done(work: Callable[[], Awaitable[None]]) -> None:
-    await work()
+        self._task = asyncio.create_task(work())

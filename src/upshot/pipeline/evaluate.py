@@ -439,6 +439,7 @@ class Evaluator:
                 await _take(timeline, together[start : start + self._part_max])
                 unsaved, told = self._unsaved(timeline, stored), timeline.told()
                 await behind.do(partial(self._write, unsaved, told, counts))
+        # Where no part was left to tell of it.
         await self._set_aside(timeline.told().set_aside, counts)
         for number, some_concerned in apart.items():
             await self._evaluate_apart(number, some_concerned, counts)
